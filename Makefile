@@ -1,0 +1,28 @@
+# `make run` and `make test` do everything on a fresh machine: they make .venv and install requirements.txt first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint clean
+
+run: .venv/installed
+	$(BIN)/python run_local_minima.py
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/installed
+	$(BIN)/python -m pip install --quiet ruff
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv results
+
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 10) <= sys.version_info[:2] <= (3, 13) else "error: Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
