@@ -1,0 +1,35 @@
+"""Loss and accuracy of a network on a whole data set, in inference mode, accumulated in float64."""
+import numpy as np
+import tensorflow as tf
+
+from analysis.losses import LOSSES
+
+
+def predict(model, x, *, batch_size=1024):
+    """Logits [n, k] of a Keras model in inference mode, as a NumPy array of the model's dtype."""
+    forward = _forward(model)
+    dtype = model.compute_dtype
+    blocks = [forward(tf.constant(x[i : i + batch_size], dtype)) for i in range(0, len(x), batch_size)]
+    return np.concatenate([block.numpy() for block in blocks])
+
+
+def _forward(model):
+    """One graph per model, kept with it: tracing anew would cost more than a small network's whole evaluation."""
+    if not hasattr(model, "_inference_graph"):
+        function = tf.function(lambda block: model(block, training=False), reduce_retracing=True)
+        object.__setattr__(model, "_inference_graph", function)  # past Keras' attribute tracking: it is no layer
+    return model._inference_graph
+
+
+def evaluate(model, x, y, loss, *, batch_size=1024):
+    """(mean loss, accuracy) of a Keras model on inputs x [n, ...] and targets y [n, k]; loss is a name in LOSSES.
+
+    Accuracy is the share of examples whose largest logit is at the largest target.
+    """
+    return score(predict(model, x, batch_size=batch_size), y, loss)
+
+
+def score(logits, y, loss):
+    """(mean loss, accuracy) of logits [n, k] against targets y [n, k]."""
+    values = LOSSES[loss](tf.constant(y, tf.float64), tf.constant(logits, tf.float64)).numpy()
+    return float(values.mean()), float(np.mean(logits.argmax(axis=1) == y.argmax(axis=1)))

@@ -1,0 +1,227 @@
+"""What is the curvature of the full training loss at this network?
+
+    L(theta) = 1/n sum_i l(f(x_i), y_i) + weight_decay/2 ||theta||^2
+
+over model.trainable_variables, in inference mode (training=False), so that batch norm uses its moving statistics and
+dropout is off. The L2 term enters exactly once: regularizers attached to Keras layers (model.losses) are ignored.
+Gradients and Hessian-vector products run over micro-batches inside one tf.function; the micro-batch bounds memory and
+does not change the result beyond rounding.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from scipy.sparse.linalg import LinearOperator
+
+from analysis.losses import LOSSES
+from analysis.parameters import get_parameters, set_parameters, split_like
+
+
+class TrainingLoss:
+    """The training loss of one model on x [n, ...], y [n, k]: value, gradient and Hessian-vector products.
+
+    It reads the model's parameters at each call, and traces each of its three functions at most once.
+    """
+
+    def __init__(self, model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {sorted(LOSSES)}, got {loss!r}")
+        if len(x) != len(y) or len(x) == 0 or batch_size < 1 or weight_decay < 0:
+            raise ValueError(f"need as many inputs as targets, batch_size >= 1 and weight_decay >= 0, got {len(x)} inputs, "
+                             f"{len(y)} targets, batch_size {batch_size}, weight_decay {weight_decay}")
+        self.model, self.weight_decay = model, float(weight_decay)
+        self._loss, self._n, self._batch = LOSSES[loss], len(x), min(int(batch_size), len(x))
+        dtype = model.trainable_variables[0].dtype
+        self._x, self._y = tf.convert_to_tensor(x), tf.cast(tf.convert_to_tensor(y), dtype)
+        if self._x.dtype.is_floating:
+            self._x = tf.cast(self._x, dtype)
+        self.parameter_count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+        self._value_graph = tf.function(self._sum_values)
+        self._gradient_graph = tf.function(self._sum_gradients)
+        self._product_graph = tf.function(self._sum_products)
+
+    def _values(self):
+        return [v.value for v in self.model.trainable_variables]
+
+    def _batch_loss(self, start):
+        """Summed loss of the micro-batch at `start`, divided by n."""
+        x, y = self._x[start:start + self._batch], self._y[start:start + self._batch]
+        return tf.reduce_sum(self._loss(y, self.model(x, training=False))) / self._n
+
+    def _sum_values(self):
+        total = tf.constant(0.0, tf.float64)
+        for start in tf.range(0, self._n, self._batch):
+            total += tf.cast(self._batch_loss(start), tf.float64)
+        return total
+
+    def _sum_gradients(self):
+        values = self._values()
+        total, sums = tf.constant(0.0, tf.float64), [tf.zeros(v.shape, tf.float64) for v in values]
+        for start in tf.range(0, self._n, self._batch):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)   # one micro-batch in memory
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                value = self._batch_loss(start)
+            gradients = tape.gradient(value, values, unconnected_gradients="zero")
+            total += tf.cast(value, tf.float64)
+            sums = [s + tf.cast(g, tf.float64) for s, g in zip(sums, gradients, strict=True)]
+        return total, sums
+
+    def _sum_products(self, vectors):
+        values = self._values()
+        sums = [tf.zeros(v.shape, tf.float64) for v in values]
+        for start in tf.range(0, self._n, self._batch):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            with tf.GradientTape(watch_accessed_variables=False) as outer:     # reverse over reverse: the faster one here
+                outer.watch(values)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(values)
+                    value = self._batch_loss(start)
+                gradients = tape.gradient(value, values, unconnected_gradients="zero")
+            products = outer.gradient(gradients, values, output_gradients=vectors, unconnected_gradients="zero")
+            sums = [s + tf.cast(p, tf.float64) for s, p in zip(sums, products, strict=True)]
+        return sums
+
+    @staticmethod
+    def _flat(tensors):
+        return np.concatenate([t.numpy().ravel() for t in tensors])
+
+    def value(self):
+        """The loss, float."""
+        value = float(self._value_graph())
+        if self.weight_decay:
+            value += 0.5 * self.weight_decay * float(np.sum(get_parameters(self.model)**2))
+        return value
+
+    def value_and_gradient(self):
+        """The loss and its gradient [p] float64."""
+        value, gradients = self._gradient_graph()
+        value, gradient = float(value), self._flat(gradients)
+        if self.weight_decay:
+            theta = get_parameters(self.model)
+            value += 0.5 * self.weight_decay * float(np.sum(theta**2))
+            gradient += self.weight_decay * theta
+        return value, gradient
+
+    def product(self, vector):
+        """Hessian times vector, [p] -> [p] float64."""
+        vector = np.asarray(vector, np.float64).ravel()
+        parts = [tf.constant(part, v.dtype) for part, v in
+                 zip(split_like(self.model, vector), self.model.trainable_variables, strict=True)]
+        return self._flat(self._product_graph(parts)) + self.weight_decay * vector
+
+    def hessian(self):
+        """The Hessian as a symmetric LinearOperator [p, p], at the parameters that the model has when it is applied."""
+        p = self.parameter_count
+        return LinearOperator((p, p), matvec=self.product, rmatvec=self.product, dtype=np.float64)
+
+    def values_at(self, points):
+        """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
+        before = [v.numpy() for v in self.model.trainable_variables]
+        losses = []
+        try:
+            for point in points:
+                set_parameters(self.model, point)
+                losses.append(self.value())
+        finally:
+            for variable, value in zip(self.model.trainable_variables, before, strict=True):
+                variable.assign(value)
+        return np.array(losses)
+
+
+def loss_and_gradient(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+    """The training loss and its gradient [p] in float64; for repeated calls hold a TrainingLoss, which traces once."""
+    return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).value_and_gradient()
+
+
+def gradient_norm(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+    """Euclidean norm of the full-data gradient, the L2 term included."""
+    return float(np.linalg.norm(loss_and_gradient(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size)[1]))
+
+
+def hessian_operator(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+    """The training loss's Hessian as a LinearOperator [p, p]: products cost about four gradients' memory, never p^2."""
+    return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).hessian()
+
+
+def losses_along(model, x, y, loss, points, *, weight_decay=0.0, batch_size=1024):
+    """The training loss at parameter vectors [m, p] -> [m]; the model is left as it was."""
+    return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).values_at(points)
+
+
+@dataclass(frozen=True)
+class ExtremeEigenvalues:
+    """Both ends of a symmetric operator's spectrum as Ritz values theta = v'Hv of unit vectors v.
+
+    An eigenvalue lies within `residual` = ||Hv - theta v|| of theta. But a Ritz value bounds the smallest eigenvalue from
+    above only (and the largest from below): no product can exclude a more negative one in a direction not yet seen, so
+    say "no negative curvature found down to ...".
+    """
+    largest: float
+    smallest: float
+    largest_residual: float
+    smallest_residual: float
+    largest_relative_residual: float        # residual / largest magnitude
+    smallest_relative_residual: float
+    largest_converged: bool                 # relative residual <= tolerance
+    smallest_converged: bool
+    products: int                           # operator applications, those for the residuals included
+
+
+def extreme_eigenvalues(operator, *, tolerance=1e-6, max_products=1000, seed=0, basis_size=60) -> ExtremeEigenvalues:
+    """The largest and the smallest eigenvalue of a symmetric LinearOperator [p, p], from matrix-vector products alone.
+
+    Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22:602, 2000) with full orthogonalisation. One Krylov
+    space serves both ends, and residuals are relative to the largest magnitude; ARPACK takes a run for each end, and its
+    tolerance, relative to the eigenvalue it seeks, is never met at an eigenvalue near 0. Whichever sign dominates, no
+    shift is needed. tolerance: of the residual, relative to the largest magnitude; a float32 operator reaches some 1e-6.
+    If max_products do not suffice, the best pairs are returned with converged=False. The basis holds
+    basis_size vectors [p] in float64: lower it for large models. Deterministic for a given seed.
+    Raises ValueError for an operator that is not square, max_products < 3 or basis_size < 8.
+    """
+    p = operator.shape[0]
+    if operator.shape != (p, p) or p == 0 or max_products < 3 or basis_size < 8:
+        raise ValueError("need a square operator, max_products >= 3 and basis_size >= 8, got shape "
+                         f"{operator.shape}, {max_products} and {basis_size}")
+    size = min(basis_size, p)
+    basis, projected = np.empty((size, p)), np.zeros((size, size))
+    w = np.random.default_rng(seed).standard_normal(p)
+    basis[0] = w / np.linalg.norm(w)
+    j = products = 0
+    while True:
+        w = np.asarray(operator.matvec(basis[j]), np.float64).ravel()
+        products += 1
+        length = np.linalg.norm(w)
+        v = basis[:j + 1]
+        coefficients = v @ w
+        w = w - coefficients @ v
+        again = v @ w                                   # twice is enough for orthogonality to rounding
+        w -= again @ v
+        projected[j, :j + 1] = projected[:j + 1, j] = coefficients + again
+        theta, s = np.linalg.eigh(projected[:j + 1, :j + 1])
+        beta = np.linalg.norm(w)
+        bound = tolerance * np.abs(theta).max()
+        # beta |s_last| is the residual of a Ritz pair; 1.2 leaves room for the rounding of the final check.
+        done = j > 0 and 1.2 * beta * max(abs(s[-1, 0]), abs(s[-1, -1])) <= bound
+        exhausted = j + 1 == p or beta <= 10 * np.finfo(np.float64).eps * length        # invariant space
+        if done or exhausted or products >= max_products - 2:
+            break
+        if j + 1 == size:       # restart from the outermost Ritz vectors of both ends; w stays the next direction
+            keep = np.r_[:size // 4, size - size // 4:size]
+            basis[:len(keep)] = s[:, keep].T @ basis
+            projected[:] = 0
+            np.fill_diagonal(projected[:len(keep), :len(keep)], theta[keep])
+            j = len(keep) - 1
+        j += 1
+        basis[j] = w / beta
+    ends = []
+    for i in (-1, 0):           # residuals from true products, not from the recurrence
+        vector = s[:, i] @ basis[:j + 1]
+        vector /= np.linalg.norm(vector)
+        image = np.asarray(operator.matvec(vector), np.float64).ravel()
+        value = float(vector @ image)
+        ends.append((value, float(np.linalg.norm(image - value * vector))))
+    scale = max(abs(ends[0][0]), abs(ends[1][0]))
+    relative = [residual / scale if scale else residual for _, residual in ends]
+    return ExtremeEigenvalues(ends[0][0], ends[1][0], ends[0][1], ends[1][1], relative[0], relative[1],
+                              relative[0] <= tolerance, relative[1] <= tolerance, products + 2)

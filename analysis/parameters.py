@@ -1,0 +1,24 @@
+"""A model's trainable parameters as one vector: random points in a ball around a network, lines between networks."""
+import numpy as np
+
+
+def get_parameters(model):
+    """All trainable variables, flattened in order, [p] float64."""
+    return np.concatenate([np.asarray(v, np.float64).ravel() for v in model.trainable_variables])
+
+
+def split_like(model, vector):
+    """The vector [p] cut and shaped into the trainable variables' shapes; ValueError when p is not their size."""
+    shapes = [tuple(v.shape) for v in model.trainable_variables]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    vector = np.asarray(vector)
+    if vector.shape != (sum(sizes),):
+        raise ValueError(f"expected a vector of the model's {sum(sizes)} trainable parameters, got shape {vector.shape}")
+    parts = np.split(vector, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def set_parameters(model, vector) -> None:
+    """Assigns a vector [p] to the trainable variables, in the order of get_parameters."""
+    for variable, part in zip(model.trainable_variables, split_like(model, vector), strict=True):
+        variable.assign(part)

@@ -1,0 +1,165 @@
+"""How sure is a measured mean, difference or trend?  Student t intervals and tests over seeds (SciPy).
+
+Values that are not finite stand for diverged runs: they are left out and counted in `dropped`, never averaged. A direction
+is "undecided" when the interval holds both answers; one seed or one level never makes a direction.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Interval:
+    mean: float
+    low: float              # nan with fewer than two values
+    high: float
+    std: float              # sample standard deviation (n - 1)
+    n: int                  # finite values used
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    mean: float             # of a - b
+    low: float
+    high: float
+    n: int
+    p_value: float          # two-sided paired t-test
+    p_permutation: float    # two-sided sign-flip test: not below 2^(1-n), so 6 pairs are needed for p < 0.05
+    direction: str          # of a against b: "greater", "less" or "undecided"
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Trend:
+    slope: Interval         # per block: least-squares slope of the value against log2(level)
+    p_increasing: float     # Page's test; nan with fewer than three levels or two blocks
+    p_decreasing: float
+    kendall: float          # mean over blocks of the rank correlation with the level; 0 for a constant block
+    spearman: float
+    direction: str          # "increasing", "decreasing" or "undecided"
+    blocks: int             # used
+    dropped: int            # blocks with a missing value
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    correlation: float      # nan for constant data
+    low: float
+    high: float
+    p_value: float
+    n: int
+    dropped: int = 0
+
+
+def _check_level(level):
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
+
+
+def t_interval(values, level=0.95) -> Interval:
+    """Student's interval for the mean of values [n]; low and high are nan with fewer than two finite values."""
+    _check_level(level)
+    values = np.asarray(values, float).ravel()
+    finite = values[np.isfinite(values)]
+    n, dropped = len(finite), len(values) - len(finite)
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, np.nan, 0, dropped)
+    mean = float(finite.mean())
+    if n == 1:
+        return Interval(mean, np.nan, np.nan, np.nan, 1, dropped)
+    std = 0.0 if np.ptp(finite) == 0 else float(finite.std(ddof=1))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half, std, n, dropped)
+
+
+def _pairs(a, b):
+    a, b = np.asarray(a, float).ravel(), np.asarray(b, float).ravel()
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must be paired, got {len(a)} and {len(b)} values")
+    finite = np.isfinite(a) & np.isfinite(b)
+    return a[finite], b[finite], int((~finite).sum())
+
+
+def paired_difference(a, b, level=0.95) -> PairedDifference:
+    """Is a, paired with b by seed, greater?  a, b [n]. The sign-flip test is exact up to 13 pairs, else 9 999 seeded draws."""
+    a, b, dropped = _pairs(a, b)
+    difference = a - b
+    interval = t_interval(difference, level)
+    n, p_value, p_permutation, direction = len(difference), np.nan, np.nan, "undecided"
+    if n >= 2:
+        if interval.std > 0:
+            p_value = float(2 * stats.t.sf(abs(interval.mean) / (interval.std / np.sqrt(n)), n - 1))
+        else:
+            p_value = 1.0 if interval.mean == 0 else 0.0
+        p_permutation = float(stats.permutation_test(
+            (a, b), lambda u, v, axis: np.mean(u - v, axis=axis), permutation_type="samples", vectorized=True,
+            n_resamples=np.inf if n <= 13 else 9999, rng=np.random.default_rng(0)).pvalue)
+        direction = "greater" if interval.low > 0 else "less" if interval.high < 0 else "undecided"
+    return PairedDifference(interval.mean, interval.low, interval.high, n, p_value, p_permutation, direction, dropped)
+
+
+def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
+    """Does a measure rise or fall with the level (a width, say)?  levels, values, blocks: [m], one entry per run.
+
+    A direction needs at least two levels and two complete blocks (seeds), a t-interval of the per-block slopes that
+    excludes 0 and, from three levels on, Page's one-sided test at 1 - level. Two levels are a paired comparison only.
+    A block with a missing or non-finite value is dropped. Raises ValueError for unequal lengths, levels <= 0, or a block with
+    a level twice.
+    """
+    _check_level(level)
+    levels, values, blocks = np.asarray(levels, float), np.asarray(values, float), np.asarray(blocks)
+    if not levels.shape == values.shape == blocks.shape or levels.ndim != 1:
+        raise ValueError(f"levels, values and blocks must be [m], got {levels.shape}, {values.shape}, {blocks.shape}")
+    if len(levels) and not (np.isfinite(levels).all() and levels.min() > 0):
+        raise ValueError(f"levels must be finite and > 0 (slopes are against log2), got {levels.min()}")
+    columns, column = np.unique(levels, return_inverse=True)
+    names, row = np.unique(blocks, return_inverse=True)
+    if len(set(zip(row.tolist(), column.tolist(), strict=True))) < len(levels):
+        raise ValueError("each block must hold each level at most once")
+    table = np.full((len(names), len(columns)), np.nan)
+    table[row, column] = values
+    complete = table[np.isfinite(table).all(axis=1)]                                    # [blocks, levels]
+    dropped, undecided = len(table) - len(complete), "undecided"
+    if len(columns) < 2 or len(complete) == 0:
+        return Trend(t_interval([], level), np.nan, np.nan, np.nan, np.nan, undecided, len(complete), dropped)
+    log_levels = np.log2(columns) - np.log2(columns).mean()
+    # Differences from the first level keep a constant block at a slope of exactly 0.
+    slopes = t_interval((complete - complete[:, :1]) @ log_levels / np.sum(log_levels**2), level)
+    varying = [block for block in complete if np.ptp(block) > 0]
+    kendall = sum(stats.kendalltau(columns, block).statistic for block in varying) / len(complete)
+    spearman = sum(stats.spearmanr(columns, block).statistic for block in varying) / len(complete)
+    p_up = p_down = np.nan
+    if len(columns) >= 3 and len(complete) >= 2:
+        ascending = np.arange(1, len(columns) + 1)
+        p_up = float(stats.page_trend_test(complete, predicted_ranks=ascending).pvalue)
+        p_down = float(stats.page_trend_test(complete, predicted_ranks=ascending[::-1]).pvalue)
+    direction = undecided
+    if slopes.low > 0 and not p_up > 1 - level:         # nan low (one block) decides nothing, nan p (two levels) no bar
+        direction = "increasing"
+    elif slopes.high < 0 and not p_down > 1 - level:
+        direction = "decreasing"
+    return Trend(slopes, p_up, p_down, float(kendall), float(spearman), direction, len(complete), dropped)
+
+
+def rank_correlation(a, b, level=0.95) -> RankCorrelation:
+    """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett & Wright
+    2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap away, and
+    closes the interval at +-1, as Fisher's own would have no width."""
+    _check_level(level)
+    a, b, dropped = _pairs(a, b)
+    n = len(a)
+    if n < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return RankCorrelation(np.nan, np.nan, np.nan, np.nan, n, dropped)
+    r = float(np.clip(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1], -1, 1))
+    if n < 4:
+        return RankCorrelation(r, np.nan, np.nan, np.nan, n, dropped)
+    p_value = float(stats.spearmanr(a, b).pvalue)
+    nearest = 1 - 12 / (n * (n**2 - 1))
+    inside = float(np.clip(r, -nearest, nearest))
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + inside**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(inside) - half), np.tanh(np.arctanh(inside) + half)
+    if abs(r) > nearest:
+        low, high = (low, 1.0) if r > 0 else (-1.0, high)
+    return RankCorrelation(r, float(low), float(high), p_value, n, dropped)
