@@ -1,0 +1,1 @@
+"""How it is trained: data and its corruption, the Keras training loop, regularizers, attacks."""

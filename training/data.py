@@ -1,0 +1,280 @@
+"""Every data set of the project, as arrays, with the corruptions that the papers ask for.
+
+`digits` ships with scikit-learn and needs no network. The image sets come through tensorflow_datasets. `gaussian` is a
+mixture of ten Gaussians in 64 dimensions whose classes overlap, so that even a linear classifier has a finite optimum.
+
+Splits, subsets and corruptions are functions of the seed alone. Corruptions follow Zhang et al. 2017, section 2.
+"""
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+TFDS_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
+DATASETS = ("digits", *TFDS_NAMES, "gaussian")
+PIXEL_NOISE = ("none", "shuffled", "random", "gaussian")
+
+# Stream numbers keep the random draws of one seed independent of each other: adding label noise moves no split.
+SPLIT, SUBSET, LABELS, PIXELS, SYNTHETIC = range(5)
+
+
+def generator(seed, stream):
+    return np.random.default_rng([seed, stream])
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data a config sees. The folder it lies in decides nothing and is no part of it."""
+
+    dataset: str = field(default="digits", metadata={"help": f"data set, one of {', '.join(DATASETS)}"})
+    train_size: int = field(default=0, metadata={"help": "number of training images, class-balanced; 0: all"})
+    test_size: int = field(default=0, metadata={"help": "number of test images, class-balanced; 0: all"})
+    normalize: bool = field(default=True, metadata={"help": "subtract the channel mean, divide by the channel std"})
+    augment: bool = field(default=False, metadata={"help": "random crop (padding height/8) and horizontal flip"})
+    label_noise: float = field(
+        default=0.0, metadata={"help": "probability that a training label is replaced by a uniform class"}
+    )
+    pixel_noise: str = field(default="none", metadata={"help": f"pixel corruption, one of {', '.join(PIXEL_NOISE)}"})
+
+    def validate(self):
+        if self.dataset not in DATASETS:
+            raise ValueError(f"unknown dataset {self.dataset!r}: allowed are {', '.join(DATASETS)}")
+        for name in ("train_size", "test_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (all) or positive, got {getattr(self, name)}")
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(f"label_noise is a probability in [0, 1], got {self.label_noise}")
+        if self.pixel_noise not in PIXEL_NOISE:
+            raise ValueError(f"unknown pixel_noise {self.pixel_noise!r}: allowed are {', '.join(PIXEL_NOISE)}")
+        if self.augment and self.dataset == "gaussian":
+            raise ValueError("augment crops and flips images, but dataset gaussian has no images")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and test set. Inputs are float32; targets are one-hot rows.
+
+    x_train [n, ...], y_train [n, k], x_test [m, ...], y_test [m, k].  A pixel p of channel c in [0, 1] enters the
+    network as (p - mean[c]) / std[c] (mean 0 and std 1 where the data are not normalised).
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    augment: bool = False
+
+    @property
+    def input_shape(self):
+        return self.x_train.shape[1:]
+
+    @property
+    def num_classes(self):
+        return self.y_train.shape[1]
+
+    def sample(self, count):
+        """The first training images of each class in turn, as balanced as `count` allows, sorted by class.
+
+        Returns (x [count, ...], labels [count]).
+        """
+        labels = self.y_train.argmax(axis=1)
+        if not 1 <= count <= len(labels):
+            raise ValueError(f"a sample of {count} images was asked of {len(labels)} training images")
+        chosen = np.sort(balanced_subset(labels, count, rng=None))
+        chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+        return self.x_train[chosen], labels[chosen]
+
+
+def balanced_subset(labels, count, rng):
+    """Indices of `count` examples with class counts as equal as the data allow; in order when rng is None."""
+    order = np.arange(len(labels)) if rng is None else rng.permutation(len(labels))
+    # The rank of each example within its class: taking the lowest ranks first balances the classes.
+    ranks = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        ranks[members] = np.arange(len(members))
+    place = np.empty(len(labels), int)
+    place[order] = np.arange(len(labels))
+    return np.lexsort((place, ranks))[:count]
+
+
+def load(config, *, seed, data_dir=None):
+    """The data of `config`, as a function of (config, seed).
+
+    data_dir: folder of tensorflow_datasets (its default, or TFDS_DATA_DIR, when None); no part of the result.
+    Raises ValueError where the config is invalid, asks for more images than there are, or the data cannot be had.
+    """
+    config.validate()
+    x_train, labels, x_test, test_labels, classes = raw(config, seed, data_dir)
+    x_train, labels = subset(x_train, labels, config.train_size, "train", generator(seed, SUBSET))
+    x_test, test_labels = subset(x_test, test_labels, config.test_size, "test", generator(seed, SUBSET))
+    labels = corrupt_labels(labels, config.label_noise, classes, generator(seed, LABELS))
+    x_train, x_test = corrupt_pixels(x_train, x_test, config.pixel_noise, generator(seed, PIXELS))
+    channels = x_train.shape[-1] if x_train.ndim > 2 else 1
+    mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    if config.normalize:
+        flat = x_train.reshape(-1, channels)
+        mean, std = flat.mean(0, dtype=np.float64), flat.std(0, dtype=np.float64)
+        mean, std = mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
+        x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
+    one_hot = np.eye(classes, dtype=np.float32)
+    return Data(x_train, one_hot[labels], x_test, one_hot[test_labels], mean, std, config.augment)
+
+
+def raw(config, seed, data_dir):
+    """(x_train, labels, x_test, test_labels, number of classes), pixels float32 in [0, 1]."""
+    if config.dataset == "digits":
+        return digits(seed)
+    if config.dataset == "gaussian":
+        return gaussian(seed, config.train_size or 1000, config.test_size or 1000)
+    (x_train, labels), (x_test, test_labels), classes = read_tfds(config.dataset, data_dir)
+    return x_train / np.float32(255), labels, x_test / np.float32(255), test_labels, classes
+
+
+def digits(seed):
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    # scikit-learn takes 32-bit seeds only
+    state = int(generator(seed, SPLIT).integers(2**32))
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=state
+    )
+    return x_train, y_train, x_test, y_test, 10
+
+
+def gaussian(seed, train_size, test_size, dimension=64, classes=10, separation=0.25):
+    """x = separation * mean of its class + noise, both standard normal: classes overlap, the Bayes error is positive."""
+    rng = generator(seed, SYNTHETIC)
+    means = separation * rng.standard_normal((classes, dimension))
+    labels = rng.integers(classes, size=train_size + test_size)
+    x = (means[labels] + rng.standard_normal((len(labels), dimension))).astype(np.float32)
+    return x[:train_size], labels[:train_size], x[train_size:], labels[train_size:], classes
+
+
+@functools.lru_cache(maxsize=2)
+def read_tfds(name, data_dir):
+    """((x_train, labels), (x_test, labels), classes) with uint8 pixels, read through tensorflow_datasets."""
+    import tensorflow_datasets as tfds
+
+    try:
+        tfds.display_progress_bar(False)
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+        train, test = builder.as_dataset(split=["train", "test"], batch_size=-1, as_supervised=True)
+    except Exception as error:  # TFDS lets every kind of network and file error through
+        where = f"data_dir {data_dir!r}" if data_dir else "tensorflow_datasets' default folder"
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(
+            f"dataset {name!r} is not in {where} and could not be downloaded there ({type(error).__name__}: {reason}); "
+            "allowed: a data_dir with the prepared data set, a network, or --dataset=digits"
+        ) from error
+    arrays = [(np.asarray(x), np.asarray(y)) for x, y in (train, test)]
+    return *arrays, builder.info.features["label"].num_classes
+
+
+def subset(x, labels, size, split, rng):
+    if size > len(x):
+        raise ValueError(f"{split}_size {size} was asked, but the data set has {len(x)} {split} images")
+    if size in (0, len(x)):
+        return x, labels
+    chosen = np.sort(balanced_subset(labels, size, rng))
+    return x[chosen], labels[chosen]
+
+
+def corrupt_labels(labels, probability, classes, rng):
+    """Each label is replaced by a uniform class with the given probability (so about 0.9 p change when k = 10)."""
+    replaced = rng.random(len(labels)) < probability
+    return np.where(replaced, rng.integers(classes, size=len(labels)), labels)
+
+
+def corrupt_pixels(x_train, x_test, kind, rng):
+    """none; shuffled: one permutation of the pixels for all images; random: one for each; gaussian: matched noise.
+
+    Permutations move whole pixels (all channels together). Noise has the training set's mean and variance.
+    """
+    if kind == "none":
+        return x_train, x_test
+    if kind == "gaussian":
+        mean, std = x_train.mean(dtype=np.float64), x_train.std(dtype=np.float64)
+        return tuple(rng.normal(mean, std, x.shape).astype(np.float32) for x in (x_train, x_test))
+    channels = x_train.shape[-1] if x_train.ndim > 2 else 1
+    flat = [x.reshape(len(x), -1, channels) for x in (x_train, x_test)]  # [n, pixels, channels]
+    if kind == "shuffled":
+        order = rng.permutation(flat[0].shape[1])
+        flat = [x[:, order] for x in flat]
+    else:
+        flat = [np.take_along_axis(x, rng.random(x.shape[:2]).argsort(axis=1)[..., None], axis=1) for x in flat]
+    return flat[0].reshape(x_train.shape), flat[1].reshape(x_test.shape)
+
+
+def batches(data, *, batch_size, seed, epochs, first_epoch=0, dtype="float32"):
+    """tf.data pipeline over epochs first_epoch ... epochs-1: (x [b, ...], y [b, k]), and the steps in an epoch.
+
+    The order of an epoch is a function of (seed, epoch), the augmentation of an image of (seed, epoch, image): a
+    pipeline started at a later epoch continues exactly where an interrupted one stopped. The last, smaller batch of an
+    epoch is dropped (as in P1's code), so that every step has one shape.
+    """
+    import tensorflow as tf
+
+    x, y = tf.constant(data.x_train, dtype), tf.constant(data.y_train, dtype)
+    n = len(data.x_train)
+    batch_size = min(batch_size, n)
+    steps = n // batch_size
+
+    def epoch_batches(epoch):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.range(n), key)[: steps * batch_size]
+        rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
+
+        def batch(chosen):
+            images = tf.gather(x, chosen)
+            if data.augment:
+                images = crop_and_flip(images, chosen, n, key)
+            return images, tf.gather(y, chosen)
+
+        return rows.map(batch)
+
+    # Prefetching one batch lets the gather (and the augmentation) run beside the training step.
+    pipeline = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).prefetch(1)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return pipeline.with_options(options), steps
+
+
+def crop_and_flip(images, chosen, count, key):
+    """Crop after zero padding by height/8 on each side (4 at 32x32), flip with probability 1/2. [b, h, w, c].
+
+    Zero is the mean colour of normalised images. Draws are made for all `count` images of the epoch and gathered, so
+    an image's augmentation does not depend on the batch it is in.
+    """
+    import tensorflow as tf
+
+    height, width = images.shape[1:3]
+    pad = max(1, height // 8)
+    draws = tf.random.stateless_uniform([count, 3], key + [1, 0], maxval=2 * pad + 1, dtype=tf.int32)
+    flips = tf.random.stateless_uniform([count], key + [2, 0], maxval=2, dtype=tf.int32)
+    top, left, flip = tf.gather(draws[:, 0], chosen), tf.gather(draws[:, 1], chosen), tf.gather(flips, chosen)
+    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    rows = top[:, None] + tf.range(height)  # [b, h]
+    steps = tf.range(width)
+    columns = left[:, None] + tf.where(flip[:, None] == 1, steps[::-1], steps)  # [b, w]
+    return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def describe(config):
+    """A short readable name, such as cifar10-1000-noise=0.5: the data set and what differs from the defaults."""
+    parts = [config.dataset]
+    if config.train_size:
+        parts.append(str(config.train_size))
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name not in ("dataset", "train_size", "test_size") and value != item.default:
+            parts.append(f"{item.name}={value}")
+    return "-".join(parts)

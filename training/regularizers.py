@@ -1,0 +1,59 @@
+"""Regularizers of the parameter norm, added to the gradient inside the compiled training step.
+
+    none          0
+    weight_decay  coefficient * theta                                        penalty coefficient/2 ||theta||^2
+    norm_bias     coefficient * sign(||theta||^2 - target) * theta           penalty coefficient/2 | ||theta||^2 - target |
+
+Goldblum et al. 2020, section 3: norm_bias draws the parameters towards a norm that need not be small; weight_decay is
+norm_bias with target 0. ||theta||^2 runs over all trainable parameters, batch norm and biases included.
+"""
+import keras
+import tensorflow as tf
+
+REGULARIZERS = ("none", "weight_decay", "norm_bias")
+
+
+def squared_norm(variables):
+    """||theta||^2 over a list of variables, a scalar tensor."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in variables])
+
+
+def penalty(variables, regularizer, coefficient, target=0.0):
+    """The term that the training loss contains, a scalar tensor (see the table above)."""
+    if regularizer == "none" or coefficient == 0:
+        return tf.zeros((), tf.convert_to_tensor(variables[0]).dtype)
+    excess = squared_norm(variables)
+    if regularizer == "norm_bias":
+        excess = tf.abs(excess - target)
+    return 0.5 * coefficient * excess
+
+
+class RegularizedSGD(keras.optimizers.SGD):
+    """SGD with momentum whose gradient includes the regularizer's, so that it enters exactly once.
+
+    Keras' own `weight_decay` argument is decoupled: it bypasses the momentum, which is another algorithm.
+    """
+
+    def __init__(self, *args, regularizer="none", coefficient=0.0, norm_target=0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.regularizer, self.coefficient, self.norm_target = regularizer, coefficient, norm_target
+
+    def apply(self, grads, trainable_variables=None):
+        if self.regularizer != "none" and self.coefficient != 0:
+            variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+            # Replicas sum their gradients, so each adds its share.
+            factor = self.coefficient / tf.distribute.get_strategy().num_replicas_in_sync
+            if self.regularizer == "norm_bias":
+                excess = squared_norm(variables) - self.norm_target
+                grads = [g + tf.cast(factor * tf.sign(excess), g.dtype) * v for g, v in zip(grads, variables)]
+            else:
+                grads = [g + factor * tf.convert_to_tensor(v) for g, v in zip(grads, variables)]
+        return super().apply(grads, trainable_variables)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "regularizer": self.regularizer,
+            "coefficient": self.coefficient,
+            "norm_target": self.norm_target,
+        }
