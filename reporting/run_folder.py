@@ -1,0 +1,185 @@
+"""The folder of an experiment, `<out_dir>/<script>/<experiment>/`: nothing in it is ever computed twice, or half kept.
+
+    runs/<config id>/result.json    a finished config: its fields, measures, seconds, versions
+    runs/<config id>/arrays.npz     measures that are arrays;  history.csv  its epochs;  checkpoint/  while unfinished
+    tensorboard/<config id>/        scalars, histograms, images, hparams
+"""
+import contextlib
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reporting import files
+
+
+CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
+
+
+class ForeignCheckpoint(ValueError):
+    """A checkpoint lies where it does not belong: it is neither used nor deleted."""
+
+
+def versions():
+    """Versions that a result depends on, and the git revision if there is one."""
+    result = {name: version(name) for name in ("tensorflow", "keras", "numpy", "scipy")}
+    result["python"] = platform.python_version()
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, check=True)
+        result["git"] = revision.stdout.decode().strip()
+    return result
+
+
+class Run:
+    """One config's place in the run folder, and what a training run reports to while it goes on."""
+
+    def __init__(self, folder, config_id, fields, progress=None):
+        """folder: the experiment's.  fields: the flat config, for hparams and result.json.  progress: see progress.py."""
+        self.folder = Path(folder) / "runs" / config_id
+        self.events = Path(folder) / "tensorboard" / config_id
+        self.config_id, self.fields, self.progress = config_id, fields, progress
+        self.history, self._writer = {}, None
+
+    # -- finished results
+
+    def result(self):
+        """(measures, arrays, seconds) of a finished config, None if it is not; ValueError if a file is damaged."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        content = files.read_json(path)
+        # The id has every field in it; the fields themselves may differ in the folder of a .keras file.
+        if content.get("config_id") != self.config_id:
+            raise ValueError(f"{path} is damaged (it belongs to another config)")
+        for name, checksum in content["files"].items():
+            if not (self.folder / name).exists():
+                raise ValueError(f"{self.folder / name} is missing")
+            if files.file_digest(self.folder / name) != checksum:
+                raise ValueError(f"{self.folder / name} is damaged (its checksum does not match)")
+        arrays = files.read_arrays(self.folder / "arrays.npz")[0] if "arrays.npz" in content["files"] else {}
+        # JSON has no NaN: what was not finite (a diverged run's loss) was written as null.
+        measures = {k: np.nan if v is None else v for k, v in content["measures"].items()}
+        return measures, arrays, content["seconds"]
+
+    def read_history(self):
+        """history.csv as a DataFrame, one row per stage and epoch; empty for configs that train nothing."""
+        path = self.folder / "history.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+    def finish(self, measures, seconds):
+        """Keep the measures of a finished config: numbers in result.json, arrays in arrays.npz."""
+        arrays = {k: v for k, v in measures.items() if isinstance(v, np.ndarray) and v.ndim}
+        numbers = {k: v for k, v in measures.items() if k not in arrays}
+        written = []
+        if arrays:
+            written.append("arrays.npz")
+            files.write_arrays(self.folder / "arrays.npz", arrays)
+        rows = [row for stage in self.history.values() for row in stage]
+        if rows:
+            written.append("history.csv")
+            with files.atomic(self.folder / "history.csv") as stream:
+                pd.DataFrame(rows).to_csv(stream, index=False)
+        with self.writer.as_default():
+            import tensorflow as tf
+
+            for name, value in numbers.items():
+                if isinstance(value, (int, float, np.generic)) and not isinstance(value, bool):
+                    tf.summary.scalar(f"measures/{name}", np.float64(value), step=0)
+        self.writer.flush()
+        content = {
+            "config_id": self.config_id,
+            "config": self.fields,
+            "measures": numbers,
+            "files": {name: files.file_digest(self.folder / name) for name in written},
+            "seconds": seconds,
+            "versions": versions(),
+        }
+        files.write_json(self.folder / "result.json", content)  # last: it says that all the rest is there
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def clear(self):
+        """Forget this config's results, to compute them again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.events, ignore_errors=True)
+
+    def close(self):
+        if self._writer is not None:
+            self._writer.close()
+
+    # -- while it trains
+
+    def save_checkpoint(self, stage, state):
+        """state: {"arrays": {name: array}, ...JSON values}."""
+        meta = {k: v for k, v in state.items() if k != "arrays"}
+        path = self.folder / "checkpoint" / f"{stage}.npz"
+        files.write_arrays(path, state["arrays"], config_id=self.config_id, stage=stage, **meta)
+
+    def load_checkpoint(self, stage):
+        """The state that save_checkpoint kept, or None (a damaged one too). One of another config raises ForeignCheckpoint."""
+        path = self.folder / "checkpoint" / f"{stage}.npz"
+        try:
+            arrays, meta = files.read_arrays(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self.say(f"{error}: this training starts again")
+            return None
+        if (meta.pop("config_id", None), meta.pop("stage", None)) != (self.config_id, stage):
+            raise ForeignCheckpoint(f"checkpoint {path} belongs to another config: delete it, or choose another --out_dir")
+        self.history[stage] = list(meta["rows"])
+        return {"arrays": arrays, **meta}
+
+    def epoch(self, stage, row, epochs):
+        """One epoch of a training stage: history, TensorBoard scalars, progress."""
+        import tensorflow as tf
+
+        self.history.setdefault(stage, []).append(row)
+        if self.progress:
+            self.progress.epoch(stage, row, epochs)
+        if row["epoch"] % max(1, epochs // CURVE_POINTS) and row["epoch"] != epochs:
+            return
+        with self.writer.as_default():
+            for name, value in row.items():
+                # Per-layer norms stay in history.csv: a grid of hundreds of configs must not slow TensorBoard down.
+                if name not in ("stage", "epoch") and (not name.startswith("norm/") or name == "norm/all"):
+                    tf.summary.scalar(f"{stage}/{name}", np.float64(value), step=row["epoch"])
+
+    def histograms(self, stage, step, arrays):
+        """Weight histograms by variable, for TensorBoard."""
+        import tensorflow as tf
+
+        with self.writer.as_default():
+            for name, value in arrays.items():
+                if np.isfinite(value).all():
+                    tf.summary.histogram(f"{stage}/{name}", value, step=step)
+
+    def image(self, name, figure, step=0):
+        """A matplotlib figure as a TensorBoard image."""
+        import tensorflow as tf
+
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[None]
+        with self.writer.as_default():
+            tf.summary.image(name, pixels, step=step)
+
+    def say(self, line):
+        if self.progress:
+            self.progress.say(line)
+
+    @property
+    def writer(self):
+        """TensorBoard's event writer; opened on first use, with the config's fields as hparams."""
+        if self._writer is None:
+            import tensorflow as tf
+            from tensorboard.plugins.hparams import api as hparams
+
+            self._writer = tf.summary.create_file_writer(str(self.events))
+            values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in self.fields.items()}
+            with self._writer.as_default():
+                hparams.hparams({k: v for k, v in values.items() if v is not None}, trial_id=self.config_id)
+        return self._writer
