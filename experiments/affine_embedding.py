@@ -15,6 +15,7 @@ from analysis.evaluation import evaluate
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters, set_parameters
 from analysis.statistics import t_interval
+from experiments.networks import by_network
 from experiments.teacher import affine_optimum
 from models import NetworkConfig
 from reporting import figures as plots
@@ -39,7 +40,6 @@ MEASURES = {
 }
 # A local minimum counts as nearly global when a network of the same architecture gets at most this factor lower.
 NEARLY = 1.1
-STABLE = 0.1  # step size at the minimum, in units of 1 / largest Hessian eigenvalue
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ def measure(config, data, run):
     }
     result.update(ball(config, surface, minimum, certificate, value))
 
-    # SGD with momentum is stable below 2 (1 + momentum) / largest eigenvalue only, and the curvature at the minimum is
-    # far above that at default initialization. A larger step would leave any minimum of this sharpness.
-    rate = min(config.training.learning_rate, STABLE / ends.largest)
+    rate = min(config.training.learning_rate, stable_rate(config.training, ends.largest))
     plan = dataclasses.replace(config.training, learning_rate=rate, epochs=config.embedding_epochs, decay_epochs=())
     result["embedding/learning_rate"] = rate
     history = fit(model, data, plan, seed=config.seed, run=run, stage="embedding")
@@ -132,6 +130,15 @@ def measure(config, data, run):
         result["line/distances"] = fractions * length
         result["line/losses"] = surface.values_at(points)
     return result
+
+
+def stable_rate(training, largest_eigenvalue):
+    """A learning rate that noise does not drive out of a minimum of this curvature: 0.1 (1 - momentum) / largest.
+
+    SGD with momentum is unstable above 2 (1 + momentum) / largest, and the excess loss by gradient noise grows with
+    rate / (1 - momentum). The curvature at the embedded minimum is far above that at default initialization.
+    """
+    return 0.1 * (1 - training.momentum) / largest_eigenvalue
 
 
 def ended(stage, config, model, data, history):
@@ -207,24 +214,15 @@ def figures(results):
     return {"loss_around_the_minimum": around(results), "training_from_both_starts": training_curves(results)}
 
 
-def label(row):
-    return f"{row['depth'] or ''}x{row['width']}" if not row["widths"] else "-".join(map(str, row["widths"]))
-
-
-def one_per_network(results):
-    """The first seed's row of every network: a figure shows one run, the table the spread."""
-    networks = results.table.groupby(["model", "depth", "width", "widths"], dropna=False)
-    return [row for _, row in networks.head(1).iterrows()]
-
-
 def around(results):
     """Loss rise against distance: random directions, and towards the trained network, with the certified radius."""
-    rows = one_per_network(results)
-    columns = min(2, len(rows))
-    figure, axes = plots.new(-(-len(rows) // columns), columns, width=5, height=3.6)
-    for axis in axes.flat[len(rows) :]:
+    # One run for each network, its first seed: the table has the spread.
+    networks = [(name, rows.iloc[0]) for name, rows in by_network(results.table, width=True)]
+    columns = min(2, len(networks))
+    figure, axes = plots.new(-(-len(networks) // columns), columns, width=5, height=3.6)
+    for axis in axes.flat[len(networks) :]:
         axis.set_visible(False)
-    for axis, row in zip(axes.flat, rows):
+    for axis, (name, row) in zip(axes.flat, networks):
         arrays, base = results.arrays[row["config_id"]], row["minimum/loss"]
         distances = arrays["directions/distances"]
         for i, losses in enumerate(arrays["directions/losses"]):
@@ -238,7 +236,7 @@ def around(results):
             axis.axvline(row["certificate/radius"], linestyle="--", color="black", label="certified radius")
         axis.axhline(1, linestyle=":", linewidth=1, color="black")
         top = max(30, 2 * np.max(arrays.get("line/losses", base)) / base)
-        axis.set(xscale="log", yscale="log", ylim=(None, top), title=f"{row['model']} {label(row)}, seed {row['seed']}")
+        axis.set(xscale="log", yscale="log", ylim=(None, top), title=f"{name}, seed {row['seed']}")
         axis.set(xlabel="distance in parameter space", ylabel="loss / loss at the minimum")
     axes.flat[0].legend(loc="upper left")
     return figure
@@ -248,12 +246,12 @@ def training_curves(results):
     """Training loss from the certified minimum and from default initialization, every seed."""
     figure, axes = plots.new(width=6, height=4)
     axis = axes[0, 0]
-    for (_, group), style in zip(results.table.groupby(["model", "depth", "width", "widths"], dropna=False), plots.styles()):
+    for (network, group), style in zip(by_network(results.table, width=True), plots.styles()):
         for i, (_, row) in enumerate(group.iterrows()):
             history = results.histories[row["config_id"]]
             for stage, dashes in (("embedding", "--"), ("default", "-")):
                 curve = history[history["stage"] == stage]
-                name = f"{label(row)} from {'the certified minimum' if stage == 'embedding' else 'default'}"
+                name = f"{network}, from {'the certified minimum' if stage == 'embedding' else 'default'}"
                 axis.plot(curve["epoch"], curve["train/loss"], dashes, color=style["color"], marker=style["marker"],
                           markevery=0.2, markersize=4, label=name if i == 0 else None)  # fmt: skip
     axis.set(xlabel="epoch", ylabel="training loss", yscale="log")

@@ -1,7 +1,7 @@
 """The command line of the four scripts: flags made from the experiments' configs, errors in one line."""
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from experiments import options, runner
 
@@ -76,6 +76,7 @@ def defaults(name, experiments):
 
 def call(run, experiments, flag_values=FLAGS):
     """Call a script's run(...) with the flags' values; bad input ends in one line and exit status 1."""
+    logging.set_verbosity(logging.WARNING)  # tensorflow_datasets tells of every file that it opens
     given = {name for module in experiments.values() for name in options.leaves(module.Config)}
     values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
     where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite")}

@@ -14,6 +14,7 @@ from analysis.evaluation import evaluate, predict
 from analysis.hessian import loss_and_gradient
 from analysis.statistics import paired_difference
 from experiments.initialization import split
+from experiments.networks import by_network
 from experiments.teacher import affine_optimum
 from models import NetworkConfig
 from reporting import figures as plots
@@ -25,7 +26,7 @@ CLAIM = Claim(
     "A network that has learned the function of a suboptimal local minimum stays at its loss.",
     source="Goldblum et al. 2020, section 2 (the authors' distillation experiment)",
 )
-GRID = {"model": ["mlp", "resnet"], "seed": [0, 1, 2]}
+GRID = {"width": [32, 128], "seed": [0, 1, 2]}
 MEASURES = {
     "teacher/loss": "teacher's loss",
     "distilled/loss": "loss after distillation",
@@ -38,10 +39,10 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Config:
-    network: NetworkConfig = NetworkConfig(model="mlp", width=16)
-    data: DataConfig = DataConfig()
-    training: TrainingConfig = TrainingConfig(loss="squared", epochs=20, learning_rate=0.02)
-    distillation_epochs: int = field(default=20, metadata={"help": "epochs of imitating the affine optimum"})
+    network: NetworkConfig = NetworkConfig(model="mlp", width=64)
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(loss="squared", epochs=60, batch_size=64, learning_rate=0.05)
+    distillation_epochs: int = field(default=60, metadata={"help": "epochs of imitating the affine optimum"})
     seed: int = field(default=0, metadata={"help": "seed of weights, data subset and order; 0,1,2 for several"})
 
     def validate(self):
@@ -87,10 +88,10 @@ def judge(results):
     differences, table = {}, results.table
     if "trained/loss" not in table:
         return Verdict("undecided", "Every network diverged.", test)
-    for network, group in table.groupby(["model", "width", "depth", "batch_norm", "skip"], dropna=False):
+    for name, group in by_network(table, width=True):
         pairs = group[["trained/loss", "distilled/loss"]].dropna()
         if len(pairs) > 1:
-            differences[network[0]] = paired_difference(pairs["trained/loss"], pairs["distilled/loss"])
+            differences[name] = paired_difference(pairs["trained/loss"], pairs["distilled/loss"])
     if not differences:
         return Verdict("undecided", "No network has two or more seeds that did not diverge.", test)
     reason = "; ".join(
@@ -103,19 +104,22 @@ def judge(results):
 
 def figures(results):
     """Training loss through distillation and training on, every seed, with the teacher's loss as a line."""
-    groups = list(results.table.groupby("model", sort=False))
+    groups = by_network(results.table, width=True)
     figure, axes = plots.new(1, len(groups), width=4.8, height=3.6)
-    for axis, (model, group) in zip(axes.flat, groups):
+    for axis, (name, group) in zip(axes.flat, groups):
         for i, (_, row) in enumerate(group.iterrows()):
             history = results.histories[row["config_id"]]
             first = history[history["stage"] == "distillation"]
             then = history[history["stage"] == "training"]
+            if not len(then):
+                continue  # diverged
             ends = [row["distilled/loss"], *then["train/loss"]]
             axis.plot(first["epoch"], first["train/loss"], ":", color=plots.COLOURS[0],
                       label="distillation: distance to the teacher" if i == 0 else None)  # fmt: skip
             axis.plot(range(len(first), len(first) + len(ends)), ends, "-", color=plots.COLOURS[3],
                       label="training on: loss on the labels" if i == 0 else None)  # fmt: skip
             axis.axhline(row["teacher/loss"], linestyle="--", color="black", label="teacher's loss" if i == 0 else None)
-        axis.set(xlabel="epoch", ylabel="training loss", yscale="log", title=model)
-        axis.legend()
+        axis.set(xlabel="epoch", ylabel="training loss", yscale="log", title=name)
+        if axis.lines:
+            axis.legend()
     return {"distillation": figure}

@@ -116,6 +116,8 @@ def expand(experiment, options):
     # What the person did not ask for and no model has falls away here, so that the axes repeat the run when asked for.
     unasked = set(leaves(models.NetworkConfig)) - set(options) - {"model", "dtype"} - shared
     grid.update({name: [getattr(models.NetworkConfig, name)] for name in unasked & set(grid)})
+    if all(grid["widths"]):  # they say it all
+        grid.update({name: [None] for name in {"width", "depth"} - set(options)})
     configs = []
     for values in itertools.product(*grid.values()):
         config = make(experiment.Config, dict(zip(grid, values)))

@@ -2,7 +2,7 @@
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def config_id(config):
     if fields["model"].endswith(".keras"):
         fields["model"] = hashlib.sha256(Path(fields["model"]).read_bytes()).hexdigest()
     canonical = json.dumps(files.plain(fields), sort_keys=True)
-    name = f"{models.network_name(config.network)}-{training_data.describe(config.data)}"
+    parts = (models.network_name(config.network), training_data.describe(config.data), getattr(config, "label", ""))
+    name = "-".join(filter(None, parts))
     return f"{name}-seed={config.seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
 
@@ -109,6 +110,9 @@ def run(script, experiment, options=None, *, name, out_dir="results", data_dir=N
         say(f"{reused} of {len(configs)} configs were finished before and are not computed again (--overwrite does).")
     results = Results(pd.DataFrame(rows), arrays, histories)
     verdict = experiment.judge(results)
+    diverged = int(results.table["diverged_epoch"].notna().sum()) if "diverged_epoch" in results.table else 0
+    if diverged:
+        verdict = replace(verdict, reason=f"{verdict.reason} {diverged} of {len(configs)} configs diverged.")
     flags = {"experiment": [name], "out_dir": [str(out_dir)], **({"data_dir": [str(data_dir)]} if data_dir else {}), **grid}
     write_report(
         folder,

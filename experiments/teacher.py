@@ -20,12 +20,3 @@ def affine_optimum(data, loss):
     if isinstance(_known[key], Exception):
         raise _known[key]
     return _known[key]
-
-
-def check_widths(hidden_widths, affine):
-    """Raise ValueError where a hidden layer is too narrow to carry the affine map."""
-    if min(hidden_widths) < affine.rank:
-        raise ValueError(
-            f"width {min(hidden_widths)} is below the rank {affine.rank} of the affine optimum: the embedding needs "
-            f"every hidden width to be at least {affine.rank}"
-        )

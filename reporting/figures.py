@@ -30,9 +30,9 @@ plt.rcParams.update(
 
 
 def styles():
-    """Endless line styles, each different in colour, marker and (after a few) dashes."""
+    """Endless line styles: 28 different ones, the first seven each with its own colour and marker."""
     for i in itertools.count():
-        yield {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[i // 2 % 4]}
+        yield {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[(i % 7 // 2 + i // 7) % 4]}
 
 
 def new(rows=1, columns=1, *, width=4.8, height=3.4, **options):

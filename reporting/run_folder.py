@@ -16,7 +16,6 @@ import pandas as pd
 
 from reporting import files
 
-
 CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
 
 
@@ -73,6 +72,9 @@ class Run:
 
     def finish(self, measures, seconds):
         """Keep the measures of a finished config: numbers in result.json, arrays in arrays.npz."""
+        clash = sorted(set(measures) & set(self.fields))
+        if clash:
+            raise ValueError(f"measures must not be named like fields of the config, got {', '.join(clash)}")
         arrays = {k: v for k, v in measures.items() if isinstance(v, np.ndarray) and v.ndim}
         numbers = {k: v for k, v in measures.items() if k not in arrays}
         written = []

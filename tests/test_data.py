@@ -183,7 +183,7 @@ def test_missing_data_set_is_one_line(tmp_path, monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
-    with pytest.raises(ValueError, match="could not be downloaded.*no network.*--dataset=digits") as caught:
+    with pytest.raises(ValueError, match=r"could not be downloaded.*no network.*--dataset=digits") as caught:
         load(DataConfig(dataset="mnist"), seed=0, data_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
 

@@ -1,7 +1,7 @@
 """Every data set of the project, as arrays, with the corruptions that the papers ask for.
 
 `digits` ships with scikit-learn and needs no network. The image sets come through tensorflow_datasets. `gaussian` is a
-mixture of ten Gaussians in 64 dimensions whose classes overlap, so that even a linear classifier has a finite optimum.
+mixture of ten Gaussians in 8x8 pixels whose classes overlap, so that even a linear classifier has a finite optimum.
 
 Splits, subsets and corruptions are functions of the seed alone. Corruptions follow Zhang et al. 2017, section 2.
 """
@@ -148,12 +148,12 @@ def digits(seed):
     return x_train, y_train, x_test, y_test, 10
 
 
-def gaussian(seed, train_size, test_size, dimension=64, classes=10, separation=0.25):
+def gaussian(seed, train_size, test_size, shape=(8, 8, 1), classes=10, separation=0.25):
     """x = separation * mean of its class + noise, both standard normal: classes overlap, the Bayes error is positive."""
     rng = generator(seed, SYNTHETIC)
-    means = separation * rng.standard_normal((classes, dimension))
+    means = separation * rng.standard_normal((classes, *shape))
     labels = rng.integers(classes, size=train_size + test_size)
-    x = (means[labels] + rng.standard_normal((len(labels), dimension))).astype(np.float32)
+    x = (means[labels] + rng.standard_normal((len(labels), *shape))).astype(np.float32)
     return x[:train_size], labels[:train_size], x[train_size:], labels[train_size:], classes
 
 

@@ -1,0 +1,72 @@
+"""The networks of a result table by name, and how a measure moves with their width."""
+import pandas as pd
+
+from analysis.statistics import monotone_trend, t_interval
+from models import NetworkConfig, default_width
+from reporting import figures as plots
+
+
+def architecture(row, *, width=False):
+    """A readable name of a row's network, its width left out unless asked for: `mlp, depth 3` or `resnet, no skip`."""
+    parts = [row["model"]]
+    if row["widths"]:
+        parts.append("-".join(map(str, row["widths"])))
+    if not pd.isna(row["depth"]):
+        parts.append(f"depth {int(row['depth'])}")
+    if width and not row["widths"] and (known := actual_width(row)):
+        parts.append(f"width {known}")
+    if row["activation"] != NetworkConfig.activation:
+        parts.append(row["activation"])
+    if not row["batch_norm"]:
+        parts.append("no batch norm")
+    if not row["skip"]:
+        parts.append("no skip")
+    return ", ".join(parts)
+
+
+def actual_width(row):
+    """The width of a row's network, its model's default where none was given; None for a .keras file."""
+    if not pd.isna(row["width"]):
+        return int(row["width"])
+    return None if row["model"].endswith(".keras") else default_width(row["model"])
+
+
+def by_network(table, *, width=False):
+    """[(name, rows)] of each network of a table, in the table's order."""
+    names = table.apply(lambda row: architecture(row, width=width), axis=1)
+    return list(table.groupby(names, sort=False))
+
+
+def trends(table, measure):
+    """{architecture: Trend of `measure` with width over seeds}."""
+    return {
+        name: monotone_trend(rows.apply(actual_width, axis=1), rows[measure], rows["seed"])
+        for name, rows in by_network(table)
+        if rows.apply(actual_width, axis=1).notna().all()
+    }
+
+
+def describe_trend(trend):
+    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`."""
+    slope = trend.slope
+    if not slope.n:
+        return "not measured (a trend needs two widths or more)"
+    interval = f" [{slope.low:.2g}, {slope.high:.2g}]" if slope.n > 1 else ""
+    p_value = min(trend.p_increasing, trend.p_decreasing)
+    page = f", Page p = {p_value:.2g}" if p_value == p_value else ""
+    return f"{trend.direction} (slope {slope.mean:.2g}{interval} per doubling{page}, {trend.blocks} seeds)"
+
+
+def against_width(axis, table, measure, label):
+    """Mean of a measure against width, with 95 % t-intervals over seeds, one line per architecture."""
+    ticks = set()
+    for (name, rows), style in zip(by_network(table), plots.styles()):
+        widths = rows.apply(actual_width, axis=1)
+        if widths.isna().any() or rows[measure].isna().all():
+            continue
+        levels = sorted(set(widths))
+        ticks.update(levels)
+        plots.interval_line(axis, levels, [t_interval(rows[measure][widths == w]) for w in levels], label=name, **style)
+    axis.set(xlabel="width", ylabel=label)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(ticks), sorted(ticks), minor=False)
