@@ -14,7 +14,7 @@ from models import NetworkConfig, build
 from reporting.run_folder import Run
 from training.data import DataConfig, batches, load
 from training.fit import TrainingConfig, fit
-from training.regularizers import penalty
+from training.regularizers import RegularizedSGD, penalty
 
 SMALL = NetworkConfig(width=8, depth=1, dtype="float64")
 TRAINING = TrainingConfig(loss="squared", epochs=3, batch_size=32, learning_rate=0.02)
@@ -60,20 +60,64 @@ def test_sgd_with_momentum_schedule_and_weight_decay_against_numpy(data):
     assert [round(r["learning_rate"], 6) for r in history.rows] == [0.01, 0.01, 0.005, 0.005]  # at the epochs' ends
 
 
-@pytest.mark.parametrize("target", [0.0, 1.0, 1e4])
-def test_regularizer_gradient_is_that_of_its_penalty(target):
-    variables = [keras.Variable(np.random.default_rng(i).standard_normal(3 + i), dtype="float64") for i in range(2)]
-    from training.regularizers import RegularizedSGD
-
-    optimizer = RegularizedSGD(1.0, regularizer="norm_bias", coefficient=0.3, norm_target=target)
+def step(variables, **options):
+    """What one step of rate 1 without a loss subtracts from each variable: the regularizer's gradient."""
+    optimizer = RegularizedSGD(1.0, **options)
     optimizer.build(variables)
     before = [v.numpy() for v in variables]
-    with tf.GradientTape() as tape:
-        value = penalty([v.value for v in variables], "norm_bias", 0.3, target)
-    expected = tape.gradient(value, [v.value for v in variables])
     optimizer.apply([tf.zeros(v.shape, tf.float64) for v in variables], variables)
-    for v, start, gradient in zip(variables, before, expected):
-        np.testing.assert_allclose(v.numpy(), start - gradient.numpy(), rtol=1e-7)
+    return [start - v.numpy() for v, start in zip(variables, before)]
+
+
+def draws(*shapes):
+    return [keras.Variable(np.random.default_rng(i).standard_normal(s), dtype="float64") for i, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("regularize_all", [True, False])
+@pytest.mark.parametrize(("regularizer", "target"), [("weight_decay", 0), ("norm_bias", 1), ("norm_bias", 1e4)])
+def test_regularizer_gradient_is_the_finite_difference_of_its_penalty(regularizer, target, regularize_all):
+    variables = draws((3, 2), (4,), ())
+    chosen = [v.numpy() for v in (variables if regularize_all else variables[:1])]
+
+    def value(i, index, shift):
+        moved = [np.array(array) for array in chosen]
+        moved[i][index] += shift
+        return penalty(moved, regularizer, 0.3, target).numpy()
+
+    expected = [
+        np.reshape([(value(i, j, 1e-5) - value(i, j, -1e-5)) / 2e-5 for j in np.ndindex(array.shape)], array.shape)
+        for i, array in enumerate(chosen)
+    ]
+    options = {"regularizer": regularizer, "coefficient": 0.3, "norm_target": target, "regularize_all": regularize_all}
+    found = step(variables, **options)
+    for gradient, difference in zip(found, expected):
+        np.testing.assert_allclose(gradient, difference, rtol=1e-6)
+    for gradient in found[len(expected) :]:
+        assert not np.any(gradient)  # biases and scalars were left out
+
+
+def test_the_pull_changes_its_sign_at_the_target():
+    """||theta||^2 = 25: away from 0 below a larger target, towards 0 above a smaller one, at rest on it."""
+    for target, sign in ((25.1, -1), (25.0, 0), (24.9, 1)):
+        theta = keras.Variable([[3.0, 4.0]], dtype="float64")
+        (found,) = step([theta], regularizer="norm_bias", coefficient=0.1, norm_target=target)
+        np.testing.assert_allclose(found, sign * 0.1 * np.array([[3.0, 4.0]]), rtol=1e-12)
+
+
+def test_norm_bias_with_target_zero_is_weight_decay(data):
+    decay, _ = trained(data, dataclasses.replace(TRAINING, regularizer="weight_decay", coefficient=0.1))
+    bias, _ = trained(data, dataclasses.replace(TRAINING, regularizer="norm_bias", coefficient=0.1))
+    np.testing.assert_array_equal(decay, bias)
+
+
+@pytest.mark.parametrize("regularize_all", [True, False])
+def test_the_norm_that_is_regularized_settles_at_its_target(data, regularize_all):
+    training = dataclasses.replace(TRAINING, epochs=40, regularizer="norm_bias", coefficient=0.05, norm_target=100.0)
+    _, history = trained(data, dataclasses.replace(training, regularize_all=regularize_all))
+    inside, outside = ("norm/all", "norm/kernels") if regularize_all else ("norm/kernels", "norm/all")
+    assert abs(history.rows[0][inside] - 100) > 5  # it had to move
+    assert max(abs(row[inside] / 100 - 1) for row in history.rows[-10:]) < 0.02
+    assert history.rows[-1][outside] != history.rows[-1][inside]
 
 
 def test_coefficient_zero_is_none_to_the_bit(data):

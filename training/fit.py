@@ -17,7 +17,7 @@ import tensorflow as tf
 from analysis.evaluation import evaluate
 from analysis.losses import LOSSES
 from training.data import batches
-from training.regularizers import REGULARIZERS, RegularizedSGD
+from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
 STRATEGIES = ("single", "mirrored")
 HISTOGRAMS = 5  # weight histograms per training run: enough to see a movement, few enough for a grid of 200
@@ -41,6 +41,9 @@ class TrainingConfig:
         default=0.0, metadata={"help": "coefficient of the regularizer in the gradient: coefficient * theta"}
     )
     norm_target: float = field(default=0.0, metadata={"help": "target of ||theta||^2 for norm_bias"})
+    regularize_all: bool = field(
+        default=True, metadata={"help": "batch norm and biases belong to the regularized theta; if not, kernels only"}
+    )
     strategy: str = field(default="single", metadata={"help": f"devices, one of {', '.join(STRATEGIES)}"})
 
     def validate(self):
@@ -65,10 +68,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class History:
-    """What a training run did: one row per epoch, and the epoch (from 1) at which it diverged, or None."""
+    """What a training run did: one row per epoch, the epoch (from 1) at which it diverged, or None, and what a probe saw.
+
+    probes: {epoch: {name: array}}.
+    """
 
     rows: list
     diverged_epoch: int | None
+    probes: dict
 
 
 def scope(config, devices=None):
@@ -107,16 +114,17 @@ def learning_rate(config, steps):
     return keras.optimizers.schedules.PiecewiseConstantDecay([e * steps - 1 for e in config.decay_epochs], values)
 
 
-def fit(model, data, config, *, seed, run=None, stage="training", callbacks=()):
+def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), probe=None):
     """Train a Keras model in place and return its History.
 
     run: where checkpoints, scalars and progress go (reporting.run_folder.Run); nothing is written when None. An
     unfinished or finished stage of the same run is taken up from its checkpoint.  stage: its name, when a config
-    trains more than once.  callbacks: further Keras callbacks.
+    trains more than once.  callbacks: further Keras callbacks.  probe: called as probe(model, epoch) after each epoch;
+    the {name: array} that it may return is kept in History.probes, and with the checkpoint.
     """
     with precision(model.compute_dtype):
         compile_model(model, config, steps=len(data.x_train) // min(config.batch_size, len(data.x_train)))
-        keeper = Keeper(data, config, run, stage)
+        keeper = Keeper(data, config, run, stage, probe)
         state = run.load_checkpoint(stage) if run else None
         if state is not None:
             keeper.restore(model, state)
@@ -141,7 +149,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=()):
                     verbose=0,
                     callbacks=[keeper, *callbacks],
                 )
-    return History(keeper.rows, keeper.diverged_epoch)
+    return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
 
 
 def compile_model(model, config, *, steps):
@@ -153,6 +161,7 @@ def compile_model(model, config, *, steps):
             regularizer=config.regularizer,
             coefficient=config.coefficient,
             norm_target=config.norm_target,
+            regularize_all=config.regularize_all,
         )
         optimizer.build(model.trainable_variables)
         model.compile(
@@ -170,10 +179,10 @@ def compile_model(model, config, *, steps):
 class Keeper(keras.callbacks.Callback):
     """Keeps what a run must not lose: history, checkpoint, scalars; and stops a run that diverged."""
 
-    def __init__(self, data, config, run, stage):
+    def __init__(self, data, config, run, stage, probe):
         super().__init__()
-        self.data, self.config, self.run, self.stage = data, config, run, stage
-        self.rows, self.diverged_epoch = [], None
+        self.data, self.config, self.run, self.stage, self.probe = data, config, run, stage, probe
+        self.rows, self.diverged_epoch, self.probes = [], None, {}
         # Evaluations on the test set are spread over at most about 20 epochs: often enough for a curve.
         self.every = max(1, config.epochs // 20)
         self.cost, self.saved = 0.0, -math.inf
@@ -203,6 +212,8 @@ class Keeper(keras.callbacks.Callback):
         if not finite:
             self.diverged_epoch = epoch + 1
             self.model.stop_training = True
+        elif self.probe and (found := self.probe(self.model, epoch + 1)):
+            self.probes[epoch + 1] = found
         if self.run:
             self.report(epoch, row, last or not finite)
 
@@ -219,12 +230,18 @@ class Keeper(keras.callbacks.Callback):
 
     def state(self):
         variables = [*self.model.variables, *self.model.optimizer.variables]
-        arrays = {f"variable_{i:04d}": v.numpy() for i, v in enumerate(variables)}
+        arrays = {f"variable/{i:04d}": v.numpy() for i, v in enumerate(variables)}
+        arrays.update({f"probe/{e}/{name}": value for e, found in self.probes.items() for name, value in found.items()})
         return {"arrays": arrays, "rows": self.rows, "diverged_epoch": self.diverged_epoch}
 
     def restore(self, model, state):
         variables = [*model.variables, *model.optimizer.variables]
-        values = [state["arrays"][name] for name in sorted(state["arrays"])]
+        arrays = state["arrays"]
+        values = [arrays[name] for name in sorted(arrays) if name.startswith("variable/")]
+        for key in arrays:
+            if key.startswith("probe/"):
+                _, epoch, name = key.split("/", 2)
+                self.probes.setdefault(int(epoch), {})[name] = arrays[key]
         if [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             raise ValueError(f"the checkpoint of stage {self.stage!r} belongs to another network: shapes differ")
         for variable, value in zip(variables, values):
@@ -233,10 +250,14 @@ class Keeper(keras.callbacks.Callback):
 
 
 def norms(model):
-    """Squared Euclidean norms ||theta||^2: `norm/all` over the trainable parameters, `norm/<layer>` by layer."""
-    result = {}
+    """Squared Euclidean norms ||theta||^2 of the trainable parameters.
+
+    `norm/all`: of all of them, `norm/kernels`: without biases and batch norm, `norm/<layer>`: by layer.
+    """
+    layers, kernels = {}, 0.0
     for variable in model.trainable_variables:
-        layer = variable.path.split("/")[0]
         value = float(np.sum(np.square(variable.numpy(), dtype=np.float64)))
-        result[f"norm/{layer}"] = result.get(f"norm/{layer}", 0.0) + value
-    return {"norm/all": sum(result.values()), **result}
+        name = f"norm/{variable.path.split('/')[0]}"
+        layers[name] = layers.get(name, 0.0) + value
+        kernels += value * is_kernel(variable)
+    return {"norm/all": sum(layers.values()), "norm/kernels": kernels, **layers}

@@ -5,12 +5,17 @@
     norm_bias     coefficient * sign(||theta||^2 - target) * theta           penalty coefficient/2 | ||theta||^2 - target |
 
 Goldblum et al. 2020, section 3: norm_bias draws the parameters towards a norm that need not be small; weight_decay is
-norm_bias with target 0. ||theta||^2 runs over all trainable parameters, batch norm and biases included.
+norm_bias with target 0. theta is all trainable parameters, batch norm and biases included, or the kernels only.
 """
 import keras
 import tensorflow as tf
 
 REGULARIZERS = ("none", "weight_decay", "norm_bias")
+
+
+def is_kernel(variable):
+    """Kernels have two axes or more; biases, batch norm's scale and shift and Fixup's scalars have one or none."""
+    return len(variable.shape) > 1
 
 
 def squared_norm(variables):
@@ -19,7 +24,7 @@ def squared_norm(variables):
 
 
 def penalty(variables, regularizer, coefficient, target=0.0):
-    """The term that the training loss contains, a scalar tensor (see the table above)."""
+    """The term that the training loss contains, a scalar tensor (see the table above); variables: those in theta."""
     if regularizer == "none" or coefficient == 0:
         return tf.zeros((), tf.convert_to_tensor(variables[0]).dtype)
     excess = squared_norm(variables)
@@ -32,22 +37,26 @@ class RegularizedSGD(keras.optimizers.SGD):
     """SGD with momentum whose gradient includes the regularizer's, so that it enters exactly once.
 
     Keras' own `weight_decay` argument is decoupled: it bypasses the momentum, which is another algorithm.
+    regularize_all=False leaves everything but the kernels out of theta, so out of its norm and of the gradient's term.
     """
 
-    def __init__(self, *args, regularizer="none", coefficient=0.0, norm_target=0.0, **kwargs):
+    def __init__(self, *args, regularizer="none", coefficient=0.0, norm_target=0.0, regularize_all=True, **kwargs):
         super().__init__(*args, **kwargs)
         self.regularizer, self.coefficient, self.norm_target = regularizer, coefficient, norm_target
+        self.regularize_all = regularize_all
 
     def apply(self, grads, trainable_variables=None):
         if self.regularizer != "none" and self.coefficient != 0:
             variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
             # Replicas sum their gradients, so each adds its share.
             factor = self.coefficient / tf.distribute.get_strategy().num_replicas_in_sync
+            chosen = [self.regularize_all or is_kernel(v) for v in variables]
+            sign = 1.0
             if self.regularizer == "norm_bias":
-                excess = squared_norm(variables) - self.norm_target
-                grads = [g + tf.cast(factor * tf.sign(excess), g.dtype) * v for g, v in zip(grads, variables)]
-            else:
-                grads = [g + factor * tf.convert_to_tensor(v) for g, v in zip(grads, variables)]
+                sign = tf.sign(squared_norm([v for v, use in zip(variables, chosen) if use]) - self.norm_target)
+            grads = [
+                g + factor * tf.cast(sign, g.dtype) * v if use else g for g, v, use in zip(grads, variables, chosen)
+            ]
         return super().apply(grads, trainable_variables)
 
     def get_config(self):
@@ -56,4 +65,5 @@ class RegularizedSGD(keras.optimizers.SGD):
             "regularizer": self.regularizer,
             "coefficient": self.coefficient,
             "norm_target": self.norm_target,
+            "regularize_all": self.regularize_all,
         }
