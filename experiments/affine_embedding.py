@@ -47,10 +47,10 @@ class Config:
     network: NetworkConfig = NetworkConfig(model="mlp", dtype="float64")
     data: DataConfig = DataConfig(normalize=False)
     training: TrainingConfig = TrainingConfig(
-        loss="squared", epochs=100, batch_size=64, learning_rate=0.05, decay_epochs=(70,)
+        loss="squared", epochs=80, batch_size=64, learning_rate=0.05, decay_epochs=(60,)
     )
-    embedding_epochs: int = field(default=30, metadata={"help": "epochs of training from the certified minimum"})
-    ball_points: int = field(default=200, metadata={"help": "random networks in the certified ball whose loss is measured"})
+    embedding_epochs: int = field(default=20, metadata={"help": "epochs of training from the certified minimum"})
+    ball_points: int = field(default=100, metadata={"help": "random networks in the certified ball whose loss is measured"})
     directions: int = field(default=3, metadata={"help": "random directions along which the loss is drawn"})
     hessian_products: int = field(default=50, metadata={"help": "Hessian-vector products at most for both ends"})
     seed: int = field(default=0, metadata={"help": "seed of weights, data subset and order; 0,1,2 for several"})
