@@ -1,0 +1,141 @@
+"""What happens inside a model's calls: records each layer's input and output, and refuses models whose inference has no NTK."""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from analysis import ntk_layers
+
+
+@contextlib.contextmanager
+def recorded_calls(layers, tape):
+    """Within it, every call of these layers appends [layer, h, z] (z None where it can't be followed);
+    z is watched by the tape.
+
+    z is what the weights act on directly: before the activation, or a normalisation's output. A weight that is read outside the
+    layer's own calls (by another layer, or by the model itself) makes its layer unfollowable too.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    calls, readers = [], {}
+
+    def reading(layer):
+        handles = [graph.capture(w.value.handle) for w in ntk_layers.layer_weights(layer) if w is not None]
+        return {id(op) for handle in handles for op in handle.consumers()}
+
+    def recorder(layer, original):
+        def call(inputs, *args, **kwargs):
+            if tf.compat.v1.get_default_graph() is not graph:  # inside a loop or a function of its own
+                calls.append((layer, None, None))
+                return original(inputs, *args, **kwargs)
+            before, seen = reading(layer), []
+            inputs = tf.convert_to_tensor(inputs)
+            dense = type(layer) is keras.layers.Dense
+
+            def watch(z):
+                z = _linear(inputs, z, tf.convert_to_tensor(layer.kernel)) if dense else z
+                seen.append(z)
+                tape.watch(z)
+                return z if activation is None else activation(z)
+
+            activation = vars(layer).get("activation")
+            if "activation" in vars(layer):
+                vars(layer)["activation"] = watch
+            try:
+                output = original(tf.stop_gradient(inputs) if dense else inputs, *args, **kwargs)
+            finally:
+                if "activation" in vars(layer):
+                    vars(layer)["activation"] = activation
+            if "activation" not in vars(layer):
+                watch_only = output
+                tape.watch(watch_only)
+                seen.append(watch_only)
+            readers.setdefault(id(layer), set()).update(reading(layer) - before)
+            calls.append((layer, inputs, seen[0] if len(seen) == 1 else None))
+            return output
+
+        return call
+
+    for layer in layers:
+        vars(layer)["call"] = recorder(layer, layer.call)
+    try:
+        yield calls
+    finally:
+        for layer in layers:
+            del vars(layer)["call"]
+        for index, (layer, h, _) in enumerate(calls):
+            if reading(layer) - readers.get(id(layer), set()):
+                calls[index] = (layer, h, None)
+
+
+def _linear(x, z, kernel):
+    """z, whose gradient in x is taken with a transposed copy of the kernel: TensorFlow's own product takes twice as long."""
+
+    @tf.custom_gradient
+    def output(x):
+        def gradient(d):
+            rows = tf.matmul(tf.reshape(d, [-1, kernel.shape[1]]), tf.transpose(kernel))
+            return tf.reshape(rows, tf.shape(x))
+
+        return tf.identity(z), gradient
+
+    return output(x)
+
+
+def check_inference(model, x):
+    """Refuses, by the name of the layer at fault, a model whose inference is random, stateful, or mixes samples."""
+    leaves = [layer for layer in model._flatten_layers(include_self=False) if not list(layer._layers)] or [model]
+    x = tf.nest.map_structure(lambda a: tf.concat([a[:1], a[-1:]], 0), x)
+    rng = np.random.default_rng(0)
+
+    def change(a):  # another second sample, far from the first
+        first = a[:1]
+        if a.dtype.is_floating:
+            second = first + (1 + tf.reduce_max(tf.abs(first))) * tf.constant(rng.standard_normal(first.shape), a.dtype)
+        else:
+            second = tf.reverse(first, [len(a.shape) - 1]) if len(a.shape) > 1 else a[-1:]
+        return tf.concat([first, second], 0)
+
+    def run(x):
+        seen = []
+
+        def spy(layer, original):
+            def call(*args, **kwargs):
+                output = original(*args, **kwargs)
+                seen.extend((layer, t) for t in tf.nest.flatten(output) if tf.is_tensor(t) and hasattr(t, "numpy"))
+                return output
+
+            return call
+
+        for layer in leaves:
+            vars(layer)["call"] = spy(layer, layer.call)
+        try:
+            output = model(x, training=False)
+        finally:
+            for layer in leaves:
+                del vars(layer)["call"]
+        return output, [*seen, (model, output)]
+
+    state = [(v, v.numpy()) for v in model.variables]
+    output, first = run(x)
+    if not tf.is_tensor(output) or len(output.shape) < 2 or not output.dtype.is_floating:
+        raise ValueError(
+            f"model {model.name!r} must return one floating-point tensor [n, ...]; received {type(output).__name__} "
+            f"{getattr(output, 'shape', '')}."
+        )
+    again, other = run(x)[1], run(change(x) if tf.is_tensor(x) else tf.nest.map_structure(change, x))[1]
+    changed = [v for v, value in state if not np.array_equal(v.numpy(), value, equal_nan=True)]
+    for v, value in state:
+        v.assign(value)
+    for runs, fault in ((again, "is random in inference mode"), (other, "mixes the samples of a batch in inference mode")):
+        for (layer, a), (_, b) in zip(first, runs, strict=False):
+            if len(a.shape) and a.shape[0] == 2 and not np.allclose(a[0], b[0], rtol=1e-5, atol=0, equal_nan=True):
+                raise ValueError(
+                    f"layer {layer.name!r} ({type(layer).__name__}) {fault}, "
+                    "so that the outputs of one sample are no function of that sample alone."
+                )
+    if changed:
+        raise ValueError(
+            f"the model changes its variable {changed[0].path!r} in inference mode; only stateless inference has an NTK."
+        )
