@@ -1,4 +1,5 @@
 """The networks of a result table by name, and how a measure moves with their width."""
+import numpy as np
 import pandas as pd
 
 from analysis.statistics import monotone_trend, t_interval
@@ -37,24 +38,26 @@ def by_network(table, *, width=False):
     return list(table.groupby(names, sort=False))
 
 
-def trends(table, measure):
-    """{architecture: Trend of `measure` with width over seeds}."""
+def trends(table, measure, *, power_law=False):
+    """{architecture: Trend of `measure` with width over seeds}; of its log2 for a power law, whose slope is the exponent."""
+    values = np.log2(table[measure].where(table[measure] > 0)) if power_law else table[measure]
     return {
-        name: monotone_trend(rows.apply(actual_width, axis=1), rows[measure], rows["seed"])
+        name: monotone_trend(rows.apply(actual_width, axis=1), values[rows.index], rows["seed"])
         for name, rows in by_network(table)
         if rows.apply(actual_width, axis=1).notna().all()
     }
 
 
-def describe_trend(trend):
-    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`."""
+def describe_trend(trend, *, power_law=False):
+    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
     slope = trend.slope
     if not slope.n:
         return "not measured (a trend needs two widths or more)"
     interval = f" [{slope.low:.2g}, {slope.high:.2g}]" if slope.n > 1 else ""
     p_value = min(trend.p_increasing, trend.p_decreasing)
     page = f", Page p = {p_value:.2g}" if p_value == p_value else ""
-    return f"{trend.direction} (slope {slope.mean:.2g}{interval} per doubling{page}, {trend.blocks} seeds)"
+    size = f"width^{slope.mean:.2g}{interval}" if power_law else f"slope {slope.mean:.2g}{interval} per doubling"
+    return f"{trend.direction} ({size}{page}, {trend.blocks} seeds)"
 
 
 def against_width(axis, table, measure, label):
