@@ -89,6 +89,8 @@ class Config:
             raise ValueError(
                 f"unknown initialization {self.initialization!r}: allowed are {', '.join(INITIALIZATIONS)}"
             )
+        if self.training.regularizer == "weight_decay" and not self.training.regularize_all:
+            raise ValueError("initialization measures weight decay of all parameters: regularize_all must be true")
         if self.hessian_products < 50 or self.hessian_size < 0:
             raise ValueError(
                 f"hessian_products must be at least 50 and hessian_size 0 (all) or more, got {self.hessian_products} "
