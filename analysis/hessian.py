@@ -14,13 +14,13 @@ import tensorflow as tf
 from scipy.sparse.linalg import LinearOperator
 
 from analysis.losses import LOSSES
-from analysis.parameters import get_parameters, set_parameters, split_like
+from analysis.parameters import get_parameters, split_like
 
 
 class TrainingLoss:
     """The training loss of one model on x [n, ...], y [n, k]: value, gradient and Hessian-vector products.
 
-    It reads the model's parameters at each call, and traces each of its three functions at most once.
+    It reads the model's parameters at each call, and traces each of its functions at most once.
     """
 
     def __init__(self, model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
@@ -37,6 +37,7 @@ class TrainingLoss:
             self._x = tf.cast(self._x, dtype)
         self.parameter_count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         self._value_graph = tf.function(self._sum_values)
+        self._point_graph = tf.function(self._value_at)
         self._gradient_graph = tf.function(self._sum_gradients)
         self._product_graph = tf.function(self._sum_products)
 
@@ -121,12 +122,22 @@ class TrainingLoss:
         losses = []
         try:
             for point in points:
-                set_parameters(self.model, point)
-                losses.append(self.value())
+                if np.shape(point) != (self.parameter_count,):
+                    raise ValueError(f"expected points of {self.parameter_count} parameters, got shape {np.shape(point)}")
+                value = float(self._point_graph(tf.constant(point, tf.float64)))
+                losses.append(value + 0.5 * self.weight_decay * float(np.sum(np.square(point))))
         finally:
             for variable, value in zip(self.model.trainable_variables, before, strict=True):
                 variable.assign(value)
         return np.array(losses)
+
+    def _value_at(self, point):
+        """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss."""
+        variables = self._values()
+        parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
+        for variable, part in zip(variables, parts, strict=True):
+            variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
+        return self._sum_values()
 
 
 def loss_and_gradient(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):

@@ -49,9 +49,9 @@ class Config:
     training: TrainingConfig = TrainingConfig(
         loss="squared", epochs=80, batch_size=64, learning_rate=0.05, decay_epochs=(60,)
     )
-    embedding_epochs: int = field(default=20, metadata={"help": "epochs of training from the certified minimum"})
+    embedding_epochs: int = field(default=10, metadata={"help": "epochs of training from the certified minimum"})
     ball_points: int = field(default=100, metadata={"help": "random networks in the certified ball whose loss is measured"})
-    directions: int = field(default=3, metadata={"help": "random directions along which the loss is drawn"})
+    directions: int = field(default=2, metadata={"help": "random directions along which the loss is drawn"})
     hessian_products: int = field(default=50, metadata={"help": "Hessian-vector products at most for both ends"})
     seed: int = field(default=0, metadata={"help": "seed of weights, data subset and order; 0,1,2 for several"})
 

@@ -20,7 +20,7 @@ from training.data import batches
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
 STRATEGIES = ("single", "mirrored")
-HISTOGRAMS = 5  # weight histograms per training run: enough to see a movement, few enough for a grid of 200
+HISTOGRAMS = 3  # weight histograms per training run: enough to see a movement, few enough for a grid of 200
 
 
 @dataclass(frozen=True)
