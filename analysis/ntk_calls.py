@@ -124,13 +124,16 @@ def check_inference(model, x):
             f"model {model.name!r} must return one floating-point tensor [n, ...]; received {type(output).__name__} "
             f"{getattr(output, 'shape', '')}."
         )
-    again, other = run(x)[1], run(change(x) if tf.is_tensor(x) else tf.nest.map_structure(change, x))[1]
+    # Four repeats: a dropout mask over a handful of units is the same twice by chance often enough.
+    repeats = [run(x)[1] for _ in range(4)]
+    other = run(change(x) if tf.is_tensor(x) else tf.nest.map_structure(change, x))[1]
     changed = [v for v, value in state if not np.array_equal(v.numpy(), value, equal_nan=True)]
     for v, value in state:
         v.assign(value)
-    for runs, fault in ((again, "is random in inference mode"), (other, "mixes the samples of a batch in inference mode")):
+    random, mixes = "is random in inference mode", "mixes the samples of a batch in inference mode"
+    for runs, rows, fault in (*((again, slice(None), random) for again in repeats), (other, slice(1), mixes)):
         for (layer, a), (_, b) in zip(first, runs, strict=False):
-            if len(a.shape) and a.shape[0] == 2 and not np.allclose(a[0], b[0], rtol=1e-5, atol=0, equal_nan=True):
+            if len(a.shape) and a.shape[0] == 2 and not np.allclose(a[rows], b[rows], rtol=1e-5, atol=0, equal_nan=True):
                 raise ValueError(
                     f"layer {layer.name!r} ({type(layer).__name__}) {fault}, "
                     "so that the outputs of one sample are no function of that sample alone."

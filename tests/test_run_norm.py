@@ -66,6 +66,7 @@ def test_the_norms_of_the_table_are_those_at_the_end_of_the_history(bias):
         assert history["norm/kernels"].iloc[-1] < row["norm/all"] and len(history) == 20
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_start_and_order_whatever_the_regularizer(bias, tmp_path):
     """Without coefficients all three regularizers train the same network to the bit; the seeds differ."""
     starts = bias.results.table.pivot(index="seed", columns="regularizer", values="norm/start")
@@ -86,6 +87,7 @@ def test_a_target_out_of_reach_is_told_in_the_report(tmp_path):
     assert "Warning: in 1 of 1 networks under norm_bias" in text and "did not settle within 2% of its target" in text
 
 
+@pytest.mark.slow
 def test_the_report_of_a_real_run_is_complete(bias, profile):
     for report, first in ((bias, "accuracy_by_regularizer"), (profile, "accuracy_against_norm")):
         names = [first, "norm_over_training"]
@@ -98,6 +100,7 @@ def test_the_report_of_a_real_run_is_complete(bias, profile):
         assert not list(report.folder.rglob("checkpoint"))
 
 
+@pytest.mark.slow
 def test_targets_of_a_profile_are_multiples_of_where_the_same_seed_ends_without_a_regularizer(profile, normed, tmp_path):
     table = profile.results.table
     assert len(table) == 4 and table["diverged_epoch"].isna().all()

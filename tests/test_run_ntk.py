@@ -28,6 +28,7 @@ def test_drift_is_exactly_zero_at_learning_rate_zero(tmp_path):
     assert table["parameters/change"].item() == 0
 
 
+@pytest.mark.slow
 def test_drift_on_every_architecture(tmp_path):
     report = run(
         tmp_path, "drift", model=["mlp", "convnet", "resnet"], depth=1, width=4, seed=0,
