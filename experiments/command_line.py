@@ -76,7 +76,7 @@ def defaults(name, experiments):
 
 def call(run, experiments, flag_values=FLAGS):
     """Call a script's run(...) with the flags' values; bad input ends in one line and exit status 1."""
-    logging.set_verbosity(logging.WARNING)  # tensorflow_datasets tells of every file that it opens
+    logging.set_verbosity(logging.ERROR)  # tensorflow_datasets tells of every file that it opens
     given = {name for module in experiments.values() for name in options.leaves(module.Config)}
     values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
     where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite")}

@@ -4,7 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data import DataConfig, balanced_subset, batches, corrupt_labels, corrupt_pixels, generator, load, read_tfds
+from training.data import (
+    DataConfig,
+    balanced_subset,
+    batches,
+    corrupt_labels,
+    corrupt_pixels,
+    generator,
+    load,
+    read_tfds,
+    require_network,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "tensorflow_datasets"
 
@@ -193,3 +203,16 @@ def test_real_cifar10():
     (x, labels), (x_test, _), classes = read_tfds("cifar10", str(SHARED))
     assert x.shape == (50000, 32, 32, 3) and x_test.shape == (10000, 32, 32, 3) and classes == 10
     assert x.dtype == np.uint8 and np.bincount(labels).tolist() == [5000] * 10
+
+
+def test_a_host_that_cannot_be_found_ends_at_once(monkeypatch):
+    import socket
+    import types
+
+    def unknown(*args):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr("training.data.urllib.request.getproxies", dict)
+    monkeypatch.setattr("training.data.socket.getaddrinfo", unknown)
+    with pytest.raises(ConnectionError, match=r"no network: example\.org cannot be found"):
+        require_network(types.SimpleNamespace(url_infos={"https://example.org/data.tar.gz": None}))

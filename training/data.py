@@ -7,6 +7,9 @@ Splits, subsets and corruptions are functions of the seed alone. Corruptions fol
 """
 import dataclasses
 import functools
+import socket
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -165,6 +168,8 @@ def read_tfds(name, data_dir):
     try:
         tfds.display_progress_bar(False)
         builder = tfds.builder(name, data_dir=data_dir)
+        if not builder.is_prepared():
+            require_network(builder)
         builder.download_and_prepare()
         train, test = builder.as_dataset(split=["train", "test"], batch_size=-1, as_supervised=True)
     except Exception as error:  # TFDS lets every kind of network and file error through
@@ -176,6 +181,17 @@ def read_tfds(name, data_dir):
         ) from error
     arrays = [(np.asarray(x), np.asarray(y)) for x, y in (train, test)]
     return *arrays, builder.info.features["label"].num_classes
+
+
+def require_network(builder):
+    """Raise ConnectionError at once where the host of a data set cannot be found: TFDS would retry for minutes."""
+    if urllib.request.getproxies():
+        return  # the proxy finds it
+    for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()}:
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise ConnectionError(f"no network: {host} cannot be found") from error
 
 
 def subset(x, labels, size, split, rng):
