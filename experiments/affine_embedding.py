@@ -142,17 +142,19 @@ def stable_rate(training, largest_eigenvalue):
 
 
 def ended(stage, config, model, data, history):
-    """Losses and accuracies where a training run ended, on the whole data in inference mode."""
-    loss = config.training.loss
-    (train_loss, train_accuracy), (test_loss, test_accuracy) = (
-        evaluate(model, x, y, loss) for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test))
-    )
+    """Losses and accuracies where a training run ended, and how many epochs it took."""
+    return {**split(config, model, data, stage), f"{stage}/epochs": len(history.rows)}
+
+
+def split(config, model, data, prefix):
+    """Losses and accuracies of a network on the whole training and test set, in inference mode."""
+    loss, accuracy = evaluate(model, data.x_train, data.y_train, config.training.loss)
+    test_loss, test_accuracy = evaluate(model, data.x_test, data.y_test, config.training.loss)
     return {
-        f"{stage}/loss": train_loss,
-        f"{stage}/accuracy": train_accuracy,
-        f"{stage}/test_loss": test_loss,
-        f"{stage}/test_accuracy": test_accuracy,
-        f"{stage}/epochs": len(history.rows),
+        f"{prefix}/loss": loss,
+        f"{prefix}/accuracy": accuracy,
+        f"{prefix}/test_loss": test_loss,
+        f"{prefix}/test_accuracy": test_accuracy,
     }
 
 

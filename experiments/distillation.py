@@ -13,7 +13,7 @@ import models
 from analysis.evaluation import evaluate, predict
 from analysis.hessian import loss_and_gradient
 from analysis.statistics import paired_difference
-from experiments.initialization import split
+from experiments.affine_embedding import split
 from experiments.networks import by_network
 from experiments.teacher import affine_optimum
 from models import NetworkConfig

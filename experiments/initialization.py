@@ -11,10 +11,9 @@ import numpy as np
 import models
 from analysis.activations import inactive_fractions
 from analysis.affine_minimum import embed
-from analysis.evaluation import evaluate
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.statistics import paired_difference
-from experiments.affine_embedding import NEARLY, stable_rate
+from experiments.affine_embedding import NEARLY, split, stable_rate
 from experiments.options import leaves
 from experiments.teacher import affine_optimum
 from models import NetworkConfig
@@ -149,17 +148,6 @@ def state(config, model, data, prefix):
         f"{prefix}/eigenvalues_converged": ends.largest_converged and ends.smallest_converged,
         f"{prefix}/inactive": float(np.mean([pairs for pairs, _ in inactive.values()])) if inactive else 0.0,
         **split(config, model, data, prefix),
-    }
-
-
-def split(config, model, data, prefix):
-    loss, accuracy = evaluate(model, data.x_train, data.y_train, config.training.loss)
-    test_loss, test_accuracy = evaluate(model, data.x_test, data.y_test, config.training.loss)
-    return {
-        f"{prefix}/loss": loss,
-        f"{prefix}/accuracy": accuracy,
-        f"{prefix}/test_loss": test_loss,
-        f"{prefix}/test_accuracy": test_accuracy,
     }
 
 
