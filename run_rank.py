@@ -1,0 +1,26 @@
+"""Does the rank of a network's operators explain its generalisation or its robustness?
+
+Goldblum et al. 2020, "Truth or Backpropaganda", section 5: networks pushed to low and to high rank, naturally and adversarially
+trained, and the spectra of convolutions as the linear operators that they are.
+
+    python run_rank.py --model=resnet --width=8 --dataset=cifar10 --train_size=2000
+"""
+from absl import app
+
+from experiments import command_line, robustness, runner, spectra
+
+EXPERIMENTS = {"robustness": robustness, "spectra": spectra}
+
+
+def run(experiment="robustness", **options):
+    """Run one experiment; see runner.run_named for the options. What tests and notebooks call."""
+    return runner.run_named("run_rank", EXPERIMENTS, experiment, **options)
+
+
+def main(_):
+    command_line.call(run, EXPERIMENTS)
+
+
+if __name__ == "__main__":
+    command_line.define(EXPERIMENTS)
+    app.run(main)
