@@ -15,6 +15,7 @@ from analysis.hessian import loss_and_gradient
 from analysis.statistics import paired_difference
 from experiments.affine_embedding import split
 from experiments.networks import by_network
+from experiments.norms import networks
 from experiments.teacher import affine_optimum
 from models import NetworkConfig
 from reporting import figures as plots
@@ -82,13 +83,13 @@ def measure(config, data, run):
 
 def judge(results):
     test = (
-        "Paired t-interval (95 %) over seeds of the training loss after training on minus after distillation, per network; "
+        "Paired t-interval (95 %) over seeds of the training loss after training on minus after distillation, per setting; "
         "refuted where every interval lies below 0."
     )
     differences, table = {}, results.table
     if "trained/loss" not in table:
         return Verdict("undecided", "Every network diverged.", test)
-    for name, group in by_network(table, width=True):
+    for name, group in networks(table, Config, ()):  # what differs in anything but the seed is judged on its own
         pairs = group[["trained/loss", "distilled/loss"]].dropna()
         if len(pairs) > 1:
             differences[name] = paired_difference(pairs["trained/loss"], pairs["distilled/loss"])

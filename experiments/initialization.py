@@ -75,6 +75,9 @@ class Config:
     training: TrainingConfig = TrainingConfig(
         epochs=60, batch_size=64, learning_rate=0.01, regularizer="weight_decay", coefficient=5e-4
     )
+    kernel_scale: float = field(
+        default=1.0, metadata={"help": "factor on the He-uniform kernels; 0.408 = 6^(-1/2): variance 1/(3 fan_in), PyTorch's"}
+    )
     hessian_size: int = field(default=0, metadata={"help": "training images in the Hessian and gradient; 0: all"})
     hessian_products: int = field(default=200, metadata={"help": "Hessian-vector products at most for both ends"})
     seed: int = field(default=0, metadata={"help": "seed of weights, data subset and order; 0,1,2 for several"})
@@ -90,6 +93,8 @@ class Config:
             )
         if self.training.regularizer == "weight_decay" and not self.training.regularize_all:
             raise ValueError("initialization measures weight decay of all parameters: regularize_all must be true")
+        if not 0 < self.kernel_scale < np.inf:
+            raise ValueError(f"kernel_scale must be a finite number > 0, got {self.kernel_scale}")
         if self.hessian_products < 50 or self.hessian_size < 0:
             raise ValueError(
                 f"hessian_products must be at least 50 and hessian_size 0 (all) or more, got {self.hessian_products} "
@@ -114,6 +119,9 @@ def check(config, data):
 def measure(config, data, run):
     with scope(config.training):
         model = models.build(config.network, data.input_shape, data.num_classes, seed=config.seed)
+    for variable in model.trainable_variables:
+        if variable.name == "kernel":
+            variable.assign(config.kernel_scale * variable.numpy())
     if config.initialization == "embedding":
         embed(affine_optimum(data, config.training.loss), model, data.x_train)
     else:

@@ -132,6 +132,14 @@ def test_initialization(tmp_path):
     assert (table["before/regularized_loss"] >= table["before/loss"]).all()
 
 
+def test_kernel_scale_scales_the_start(tmp_path):
+    options = {**DATA, "model": "mlp", "width": 4, "depth": 1, "epochs": 1, "hessian_products": 50, "seed": 0}
+    table = run("initialization", tmp_path, **options, initialization="default", kernel_scale=[1e-6, 1.0]).results.table
+    assert table["before/loss"][0] == pytest.approx(0.5, abs=1e-6) and abs(table["before/loss"][1] - 0.5) > 1e-3
+    with pytest.raises(InvalidInput, match="kernel_scale must be a finite number > 0"):
+        run("initialization", tmp_path, **options, kernel_scale=0.0)
+
+
 def test_distillation(tmp_path):
     options = {**DATA, "model": "mlp", "width": 16, "depth": 1, "distillation_epochs": 3, "epochs": 3, "learning_rate": 0.05}
     report = run("distillation", tmp_path, **options, seed=[0, 1])
@@ -231,6 +239,9 @@ def test_judge_of_distillation():
     assert judged(distillation, distilled(high, [np.nan] * 3)).outcome == "undecided"
     assert judged(distillation, distilled([np.nan] * 2, [np.nan] * 2)).outcome == "undecided"
     assert judged(distillation, [{**NETWORK, "seed": 0, "diverged_epoch": 1}]).outcome == "undecided"
+    rates = distilled(high, low, learning_rate=0.1) + distilled(low, high, learning_rate=0.2)
+    verdict = judged(distillation, rates)  # a second axis is another setting, not more seeds
+    assert verdict.outcome == "undecided" and verdict.reason.count("over 3 seeds") == 2
 
 
 # -- as a process
