@@ -275,6 +275,20 @@ def matmul_rate():
     return best
 
 
+def operation_count(model, x, outputs):
+    """Floating-point operations of empirical_ntk, in all samples as one block: TensorFlow's own count of its graph."""
+    import tensorflow as tf
+    from tensorflow.compat.v1.profiler import ProfileOptionBuilder, profile
+
+    from analysis import ntk
+
+    recording = ntk._recording(model, x[:2])
+    recording.pass_ = recording._pass  # traced into the same graph, where the number of samples is known
+    contract = tf.function(lambda x: recording._contract(recording._factors(x), None, outputs == "trace"))
+    graph = contract.get_concrete_function(tf.TensorSpec(x.shape, x.dtype)).graph
+    return profile(graph, options={**ProfileOptionBuilder.float_operation(), "output": "none"}).total_float_ops
+
+
 def measure(name, case, folder):
     model = build_model(case)
     operations, weights = describe(model)
@@ -326,6 +340,7 @@ def measure(name, case, folder):
         (np.linalg.norm(ours - k) / np.linalg.norm(k) for m, k in kernels.items() if m != "empirical_ntk"), default=float("nan")
     )
     median = {m: float(np.median(t)) for m, t in times.items()}
+    operations = operation_count(model, x, case["outputs"]) / 1e9
     gib = {m: b / 2**30 for m, b in memory.items()}
     ratio = float(np.median(np.divide(times["empirical_ntk"], times[implementation]))) if implementation else float("nan")
     cells = [
@@ -333,6 +348,8 @@ def measure(name, case, folder):
         f"{median['empirical_ntk']:.3f}",
         f"{median[implementation]:.3f}" if implementation else "-",
         f"{ratio:.2f}",
+        f"{operations:.2f}",
+        f"{operations / median['empirical_ntk']:.0f}",
         f"{median['jacobian']:.2f}" if "jacobian" in median else "-",
         f"{gib['empirical_ntk']:.3f}",
         f"{gib[implementation]:.3f}" if implementation else "-",
@@ -354,14 +371,15 @@ def main(_):
         f"Matrix products: {matmul_rate():.0f} GFLOP/s (float32). Seconds: medians of {FLAGS.repeats} paired runs. Peak GiB.\n"
     )
     print(
-        "| case | empirical_ntk | neural-tangents | ratio | tape.jacobian | GiB | GiB, neural-tangents | GiB, tape.jacobian "
-        "| relative difference | its best implementation |\n|" + "---|" * 10
+        "| case | empirical_ntk | neural-tangents | ratio | GFLOP | GFLOP/s | tape.jacobian | GiB | GiB, neural-tangents "
+        "| GiB, tape.jacobian | relative difference | its best implementation |\n|" + "---|" * 12
     )
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             measure(name, CASES[name], folder)
+    print("\nGFLOP and GFLOP/s are empirical_ntk's, counted in its graph; the rate is over all of its time.")
     print(
-        f"\nneural-tangents: the fastest of {', '.join(FLAGS.implementations)};\nleft out are those that need more than "
+        f"neural-tangents: the fastest of {', '.join(FLAGS.implementations)};\nleft out are those that need more than "
         f"{LARGEST_PROCESS / 2**30:g} GiB, or {FLAGS.candidate_seconds:g} s for a run with compilation, and Jacobian\n"
         f"contraction above {LARGEST_JACOBIAN / 1e9:g} GB of Jacobian. tape.jacobian: '-' above "
         f"{LARGEST_TAPE_JACOBIAN / 1e9:g} GB of Jacobian.\n(!): relative difference (Frobenius, float32) above {TOLERANCE:g}."
