@@ -240,22 +240,24 @@ def around(results):
         top = max(30, 2 * np.max(arrays.get("line/losses", base)) / base)
         axis.set(xscale="log", yscale="log", ylim=(None, top), title=f"{name}, seed {row['seed']}")
         axis.set(xlabel="distance in parameter space", ylabel="loss / loss at the minimum")
-    axes.flat[0].legend(loc="upper left")
+    axes.flat[0].legend(loc="upper left", frameon=True, framealpha=1)
     return figure
 
 
 def training_curves(results):
     """Training loss from the certified minimum and from default initialization, every seed."""
-    figure, axes = plots.new(width=6, height=4)
+    figure, axes = plots.new(width=8, height=4.6)
     axis = axes[0, 0]
     for (network, group), style in zip(by_network(results.table, width=True), plots.styles()):
         for i, (_, row) in enumerate(group.iterrows()):
             history = results.histories[row["config_id"]]
             for stage, dashes in (("embedding", "--"), ("default", "-")):
-                curve = history[history["stage"] == stage]
+                curve = history[(history["stage"] == stage) & np.isfinite(history["train/loss"])]
+                if curve.empty:
+                    continue  # diverged in its first epoch: Matplotlib cannot place markers on no points
                 name = f"{network}, from {'the certified minimum' if stage == 'embedding' else 'default'}"
                 axis.plot(curve["epoch"], curve["train/loss"], dashes, color=style["color"], marker=style["marker"],
                           markevery=0.2, markersize=4, label=name if i == 0 else None)  # fmt: skip
     axis.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    axis.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(ncols=2, loc="outside lower center")
     return figure

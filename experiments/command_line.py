@@ -1,11 +1,16 @@
-"""The command line of the four scripts: flags made from the experiments' configs, errors in one line."""
+"""The command line of the four scripts: flags made from the experiments' configs, help by group, errors in one line."""
+import shutil
 import sys
+import textwrap
+from typing import get_args, get_origin
 
 from absl import flags, logging
 
 from experiments import options, runner
 
 FLAGS = flags.FLAGS
+RUN = "run"
+HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 
 
 class AxisParser(flags.ArgumentParser):
@@ -42,22 +47,85 @@ def define(experiments, flag_values=FLAGS):
 
     experiments: {name: module}; the first is the default.
     """
-    names = list(experiments)
-    flags.DEFINE_enum("experiment", names[0], names, "what to put on trial", flag_values=flag_values)
+    names, where = list(experiments), {"flag_values": flag_values, "module_name": RUN}
+    flags.DEFINE_enum("experiment", names[0], names, f"what to put on trial (default: {names[0]})", **where)
     for name, default, help_text in (
-        ("out_dir", "results", "folder of all results; finished configs in it are not computed again"),
-        ("data_dir", None, "folder of tensorflow_datasets; its default, or TFDS_DATA_DIR, when not given"),
+        ("out_dir", "results", "folder of all results; finished configs in it are not computed again (default: results)"),
+        ("data_dir", None, "folder of tensorflow_datasets (default: its own, or TFDS_DATA_DIR)"),
     ):
-        flags.DEFINE_string(name, default, help_text, flag_values=flag_values)
-    flags.DEFINE_bool("overwrite", False, "compute finished configs again", flag_values=flag_values)
+        flags.DEFINE_string(name, default, help_text, **where)
+    flags.DEFINE_bool("overwrite", False, "compute finished configs again (default: false)", **where)
     fields = {}
     for module in experiments.values():
         for name, leaf in options.leaves(module.Config).items():
             fields.setdefault(name, leaf)
     for name, (owner, field, kind) in fields.items():
-        parser = AxisParser(name, kind)
         help_text = f"{field.metadata.get('help', '')} ({defaults(name, experiments)})"
-        flags.DEFINE_flag(AxisFlag(parser, name, help_text), flag_values, module_name=owner.__module__)
+        flags.DEFINE_flag(AxisFlag(AxisParser(name, kind), name, help_text), flag_values, group(name, owner, experiments))
+
+
+def group(name, owner, experiments):
+    """Where help lists a field: under network, data or training, whose configs they are; or under its experiments."""
+    part = owner.__name__.removesuffix("Config").lower()
+    owners = [experiment for experiment, module in experiments.items() if name in options.leaves(module.Config)]
+    own = "every experiment" if owners == list(experiments) else f"experiment {', '.join(owners)}"
+    return RUN if name == "seed" else part or own
+
+
+def groups(flag_values):
+    """{title: flags} of a script without those of absl, `run` last."""
+    found = {k: v for k, v in flag_values.flags_by_module_dict().items() if any(isinstance(flag, AxisFlag) for flag in v)}
+    return {title: found[title] for title in sorted(found, key=lambda title: title == RUN)}
+
+
+def help_text(doc, flag_values=FLAGS, width=None):
+    """What --help prints: the script's question, how a grid is given, and its flags by group, wrapped to the terminal."""
+    width = min(width or shutil.get_terminal_size().columns, 120)
+    say = (
+        "N is a whole number, X a number, N-N-.. several as one value; --[no]flag is --flag or --noflag. --seed and all flags "
+        "outside of `run` take one value, or several joined by commas, which span a grid of configs."
+    )
+    lines = [doc.strip(), "", *textwrap.wrap(say, width)]
+    for title, found in groups(flag_values).items():
+        lines += ["", f"{title}:"]
+        for flag in found:
+            lines += entry(usage(flag), flag.help, width)
+    lines += entry("--flagfile=FILE", "flags from a file: one of presets/, or the flags.cfg of an earlier run", width)
+    return "\n".join(lines)
+
+
+def entry(usage, text, width, indent=24):
+    wrapped = textwrap.wrap(text, width - indent) or [""]
+    start = [f"  {usage}".ljust(indent) + wrapped.pop(0)] if len(usage) + 3 < indent else [f"  {usage}"]
+    return [*start, *(" " * indent + line for line in wrapped)]
+
+
+def usage(flag):
+    """`--width=N`, `--[no]skip`, ..: how a flag is written."""
+    if flag.boolean:
+        return f"--[no]{flag.name}"
+    kind, letters = getattr(flag.parser, "kind", str), {int: "N", float: "X"}
+    letter = next((letters[part] for part in get_args(kind) or (kind,) if part in letters), "NAME")
+    return f"--{flag.name}={letter}-{letter}-.." if get_origin(kind) is tuple else f"--{flag.name}={letter}"
+
+
+def parse(argv, flag_values=FLAGS):
+    """absl's flags_parser: help by group; what cannot be read ends in one line that names the nearest flag, before any work."""
+    if HELP & set(argv[1:]):
+        print(help_text(sys.modules["__main__"].__doc__ or "", flag_values))
+        sys.exit(0)
+    try:
+        arguments = flag_values(argv)
+    except flags.UnrecognizedFlagError as error:
+        ours = [flag.name for found in groups(flag_values).values() for flag in found]
+        ours += [f"no{name}" for name in ours if flag_values[name].boolean]
+        near = options.hint(f"--{error.flagname}", [f"--{name}" for name in (*ours, "flagfile")])
+        sys.exit(f"error: unknown flag --{error.flagname}{near}: --help lists all")
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}")
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]!r} belongs to no flag: write --flag=value, and several values as --flag=a,b")
+    return arguments
 
 
 def defaults(name, experiments):

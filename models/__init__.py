@@ -58,7 +58,7 @@ class NetworkConfig:
             "help": "hidden layers (mlp), blocks per stage (resnet), layers (densenet, resnet_fixup); none: the model's own"
         },
     )
-    activation: str = field(default="relu", metadata={"help": f"one of {', '.join(ACTIVATIONS)}"})
+    activation: str = field(default="relu", metadata={"help": f"of the hidden layers, one of {', '.join(ACTIVATIONS)}"})
     batch_norm: bool = field(default=True, metadata={"help": "keep batch norm in a model that has it"})
     skip: bool = field(default=True, metadata={"help": "keep the skip connections of a resnet"})
     dropout: float = field(default=0.0, metadata={"help": "mlp: rate behind every hidden layer, in [0, 1)"})

@@ -1,12 +1,45 @@
-"""What a person gets to see of a run: report.md, results.csv, flags.cfg, figures, and the same in short on the terminal."""
+"""What a person gets to see of a run: report.html, report.md, results.csv, flags.cfg, figures; in short on the terminal.
+
+Facts holds what there is to say; report.html, report.md and the terminal each say it in their own way.
+"""
+import os
 import platform
 import shlex
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from reporting import files, tables
-from reporting.run_folder import Run, versions
+from reporting import files, report_html, tables
+from reporting.board import write_overview
+from reporting.run_folder import versions
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a report says of a run.
+
+    summary: means over seeds.  seeds: every config's own measures.  diverged, unconverged: tables, empty where all is
+    well.  figures: {name: (what it shows, PNG bytes)}.  flags: lines of flags.cfg.
+    """
+
+    title: str
+    claim: object
+    verdict: object
+    summary: pd.DataFrame
+    keys: list
+    seeds: pd.DataFrame
+    diverged: pd.DataFrame
+    unconverged: pd.DataFrame
+    figures: dict
+    repeat: str
+    board: str
+    flags: list
+    versions: str
+    machine: str
+    seconds: str
 
 
 def write_report(folder, experiment, results, verdict, *, script, name, fields, flags, seconds, quiet=False):
@@ -15,48 +48,104 @@ def write_report(folder, experiment, results, verdict, *, script, name, fields, 
     fields: names of the config's fields.  flags: lines of an absl flag file that repeats the run.
     """
     table = results.table
-    figures = save_figures(folder, experiment, results)
+    drawn = experiment.figures(results)
+    rows = everything(folder, table)
     with files.atomic(folder / "flags.cfg") as stream:
         stream.write("\n".join(flags) + "\n")
     with files.atomic(folder / "results.csv") as stream:
-        everything(folder, table).to_csv(stream, index=False)
-    diverged = table[table["diverged_epoch"].notna()] if "diverged_epoch" in table else table.iloc[:0]
-    summary = tables.summary(table, fields, experiment.MEASURES)
-    repeat = f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}"
-    board = f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}"
-    made = ", ".join(f"{name} {value}" for name, value in versions().items())
-    lines = [
-        f"# {script}: {name}",
-        f"**Claim.** {experiment.CLAIM.sentence} ({experiment.CLAIM.source})",
-        f"**Verdict.** {verdict}",
-        f"**Test.** {verdict.test}",
-        "## Means with 95 % t-intervals over seeds",
-        tables.markdown(summary),
-        *(["## Diverged", tables.markdown(diverged[["config_id", "diverged_epoch"]])] if len(diverged) else []),
-        "## Figures",
-        *(f"![{name}](figures/{name}.png)" for name in figures),
-        "## How this was made",
-        f"Repeat it: `{repeat}`\n\nLook at the training: `{board}`\n\nEvery config: [results.csv](results.csv), "
-        f"flags: [flags.cfg](flags.cfg)\n\nVersions: {made}. Machine: {platform.platform()}, {platform.machine()}. "
-        f"Seconds: {table['seconds'].sum():.1f} over {len(table)} configs, {seconds:.1f} in this call.",
-    ]
+        rows.to_csv(stream, index=False)
+    write_overview(folder, rows, fields, experiment.MEASURES, drawn)
+    facts = Facts(
+        title=f"{script}: {name}",
+        claim=experiment.CLAIM,
+        verdict=verdict,
+        summary=tables.summary(table, fields, experiment.MEASURES),
+        keys=[*tables.varying(table, fields), "seeds"],
+        seeds=tables.seeds(table, fields, experiment.MEASURES),
+        diverged=diverged(table),
+        unconverged=unconverged(table),
+        figures={name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()},
+        repeat=f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}",
+        board=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
+        flags=flags,
+        versions=versions_used(folder, table["config_id"]),
+        machine=machine(),
+        seconds=f"{table['seconds'].sum():.1f} over {len(table)} configs, {seconds:.1f} in this call",
+    )
     with files.atomic(folder / "report.md") as stream:
-        stream.write("\n\n".join(lines) + "\n")
+        stream.write(markdown(facts))
+    with files.atomic(folder / "report.html") as stream:
+        stream.write(report_html.page(facts))
     if not quiet:
-        print_report(folder, experiment, summary, verdict, len(diverged), figures, board)
+        print_report(folder, facts)
 
 
-def save_figures(folder, experiment, results):
-    """Save every figure of the experiment as figures/<name>.png; returns the names."""
-    figures = experiment.figures(results)
-    for name, figure in figures.items():
-        with files.atomic(folder / "figures" / f"{name}.png", "wb") as stream:
-            figure.savefig(stream, format="png")
-    run = Run(folder, "report", {})
-    for name, figure in figures.items():
-        run.image(name, figure)
-    run.close()
-    return list(figures)
+def markdown(facts):
+    """The text of report.md."""
+    parts = [
+        f"# {facts.title}",
+        f"**Claim.** {facts.claim.sentence} ({facts.claim.source})",
+        f"**Verdict.** {facts.verdict}",
+        f"**Test.** {facts.verdict.test}",
+        "## Means with 95 % t-intervals over seeds",
+        tables.markdown(facts.summary),
+        *(["## Diverged", tables.markdown(facts.diverged)] if len(facts.diverged) else []),
+        *(["## Not converged", tables.markdown(facts.unconverged)] if len(facts.unconverged) else []),
+        "## Figures",
+        *(f"![{what}](figures/{name}.png)" for name, (what, _) in facts.figures.items()),
+        "## How this was made",
+        f"Repeat it: `{facts.repeat}`\n\nLook at the training: `{facts.board}`\n\nEvery config: [results.csv](results.csv), "
+        f"flags: [flags.cfg](flags.cfg)\n\nVersions: {facts.versions}. Machine: {facts.machine}. Seconds: {facts.seconds}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def print_report(folder, facts):
+    print(f"\nClaim    {facts.claim.sentence} ({facts.claim.source})\n")
+    print(facts.summary.to_string(index=False))
+    for found, what in ((facts.diverged, "diverged"), (facts.unconverged, "have measures that did not converge")):
+        if len(found):
+            print(f"\n{len(found)} configs {what}: see report.md")
+    print(f"\nVerdict  {facts.verdict}\nTest     {facts.verdict.test}\n")
+    print(f"Report   {folder / 'report.html'}, {folder / 'report.md'}")
+    print(f"Figures  {', '.join(str(Path(folder) / 'figures' / f'{name}.png') for name in facts.figures)}")
+    print(f"Board    {facts.board}")
+
+
+def save(folder, name, figure):
+    """Save a figure as figures/<name>.png; returns the file's bytes."""
+    path = folder / "figures" / f"{name}.png"
+    with files.atomic(path, "wb") as stream:
+        figure.savefig(stream, format="png")
+    return path.read_bytes()
+
+
+def describe(name, figure):
+    """What a figure's panels show, for those who cannot see it: `test accuracy against epoch (mlp)`; else its name."""
+    panels = Counter()
+    for axis in figure.axes:
+        x, y, title = (" ".join(text.split()) for text in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()))
+        said = " against ".join(filter(None, (y, x)))
+        said = f"{said} ({title})" if said and title else said or title
+        if said and axis.get_visible():
+            panels[said] += 1
+    parts = [f"{said}, {times} panels" if times > 1 else said for said, times in panels.items()]
+    return "; ".join(parts) or name.replace("_", " ")
+
+
+def diverged(table):
+    """config_id and epoch of the configs that diverged."""
+    if "diverged_epoch" not in table:
+        return pd.DataFrame()
+    rows = table.loc[table["diverged_epoch"].notna(), ["config_id", "diverged_epoch"]]
+    return rows.astype({"diverged_epoch": int})
+
+
+def unconverged(table):
+    """config_id and measures of the configs whose algorithms say, in a column `..converged`, that they did not converge."""
+    names = [name for name in table if str(name).endswith("converged")]
+    found = {row["config_id"]: [name for name in names if row[name] is False] for _, row in table.iterrows()}
+    return pd.DataFrame([{"config_id": who, "not converged": ", ".join(what)} for who, what in found.items() if what])
 
 
 def everything(folder, table):
@@ -77,12 +166,34 @@ def everything(folder, table):
     return pd.concat([table, pd.DataFrame(others)], ignore_index=True) if others else table
 
 
-def print_report(folder, experiment, summary, verdict, diverged, figures, board):
-    print(f"\nClaim    {experiment.CLAIM.sentence} ({experiment.CLAIM.source})\n")
-    print(summary.to_string(index=False))
-    if diverged:
-        print(f"\n{diverged} configs diverged: see report.md")
-    print(f"\nVerdict  {verdict}\nTest     {verdict.test}\n")
-    print(f"Report   {folder / 'report.md'}")
-    print(f"Figures  {', '.join(str(Path(folder) / 'figures' / f'{name}.png') for name in figures)}")
-    print(f"Board    {board}")
+def versions_used(folder, config_ids):
+    """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs; several of one where they differ."""
+    found = {}
+    for config_id in config_ids:
+        with suppress(OSError, ValueError):
+            for name, value in files.read_json(folder / "runs" / config_id / "result.json")["versions"].items():
+                found.setdefault(name, {})[value] = True
+    found = found or {name: {value: True} for name, value in versions().items()}
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
+
+
+def machine():
+    """Operating system, processor, memory and GPUs of this machine; nothing that tells whose it is."""
+    parts = [platform.platform(), f"{processor()}, {os.cpu_count()} cores"]
+    with suppress(OSError, ValueError, AttributeError):  # not on every system
+        parts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory")
+    return "; ".join([*parts, ", ".join(gpus()) or "no GPU"])
+
+
+def processor():
+    """The processor's name where Linux tells it, else its architecture."""
+    with suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def gpus():
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(device).get("device_name", "GPU") for device in devices]

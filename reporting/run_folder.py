@@ -3,6 +3,7 @@
     runs/<config id>/result.json    a finished config: its fields, measures, seconds, versions
     runs/<config id>/arrays.npz     measures that are arrays;  history.csv  its epochs;  checkpoint/  while unfinished
     tensorboard/<config id>/        scalars, histograms, images, hparams
+    tensorboard/report/             the figures, and the columns of the hparams page
 """
 import contextlib
 import platform
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from reporting import files
+from reporting.board import FINAL, pixels, session
 
 CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
 
@@ -91,7 +93,7 @@ class Run:
 
             for name, value in numbers.items():
                 if isinstance(value, (int, float, np.generic)) and not isinstance(value, bool):
-                    tf.summary.scalar(f"measures/{name}", np.float64(value), step=0)
+                    tf.summary.scalar(f"{FINAL}/{name}", np.float64(value), step=0)
         self.writer.flush()
         content = {
             "config_id": self.config_id,
@@ -147,8 +149,8 @@ class Run:
             return
         with self.writer.as_default():
             for name, value in row.items():
-                # Per-layer norms stay in history.csv: a grid of hundreds of configs must not slow TensorBoard down.
-                if name not in ("stage", "epoch") and (not name.startswith("norm/") or name == "norm/all"):
+                # The rest stays in history.csv: a grid of hundreds of configs must not slow TensorBoard down.
+                if name not in ("stage", "epoch", "seconds") and (not name.startswith("norm/") or name == "norm/all"):
                     tf.summary.scalar(f"{stage}/{name}", np.float64(value), step=row["epoch"])
 
     def histograms(self, stage, step, arrays):
@@ -164,10 +166,8 @@ class Run:
         """A matplotlib figure as a TensorBoard image."""
         import tensorflow as tf
 
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba())[None]
         with self.writer.as_default():
-            tf.summary.image(name, pixels, step=step)
+            tf.summary.image(name, pixels(figure), step=step)
 
     def say(self, line):
         if self.progress:
@@ -178,10 +178,8 @@ class Run:
         """TensorBoard's event writer; opened on first use, with the config's fields as hparams."""
         if self._writer is None:
             import tensorflow as tf
-            from tensorboard.plugins.hparams import api as hparams
 
             self._writer = tf.summary.create_file_writer(str(self.events))
-            values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in self.fields.items()}
             with self._writer.as_default():
-                hparams.hparams({k: v for k, v in values.items() if v is not None}, trial_id=self.config_id)
+                session(self.fields, self.config_id)
         return self._writer

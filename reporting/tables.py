@@ -49,6 +49,20 @@ def summary(table, fields, measures):
     return pd.DataFrame(rows)
 
 
+def seeds(table, fields, measures):
+    """One row per config: the fields that vary, its seed, every measure as text, the seconds it took.
+
+    Arguments as in `summary`, and in its order: the seeds of one config follow each other.
+    """
+    groups = varying(table, fields)
+    rows = []
+    for _, rows_of_key in table.groupby(groups, sort=False, dropna=False):
+        for _, row in rows_of_key.iterrows():
+            values = {heading: number(row[column]) for column, heading in measures.items() if column in table}
+            rows.append({**{name: row[name] for name in (*groups, "seed")}, **values, "seconds": f"{row['seconds']:.1f}"})
+    return pd.DataFrame(rows)
+
+
 def markdown(table):
     """A DataFrame as a Markdown table."""
     cell = lambda value: str(value).replace("|", "\\|")  # noqa: E731

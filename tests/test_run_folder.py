@@ -219,8 +219,8 @@ def test_event_files_hold_scalars_histograms_images_and_hparams(tmp_path):
     run.close()
     events = EventAccumulator(str(run.events), size_guidance={"tensors": 0}).Reload()
     tags = events.Tags()["tensors"]
-    assert {"training/train/loss", "training/norm/all", "measures/final", "training/dense/kernel", "picture"} <= set(tags)
-    assert not {"training/norm/x", "training/diverged", "measures/done", "training/stage"} & set(tags)
+    assert {"training/train/loss", "training/norm/all", "when_finished/final", "training/dense/kernel", "picture"} <= set(tags)
+    assert not {"training/norm/x", "training/diverged", "when_finished/done", "training/stage"} & set(tags)
     plugin = lambda tag: events.SummaryMetadata(tag).plugin_data.plugin_name  # noqa: E731
     for tag, kind in (("training/train/loss", "scalars"), ("training/dense/kernel", "histograms"), ("picture", "images")):
         assert plugin(tag) == kind
@@ -325,7 +325,7 @@ def test_diverged_configs_are_counted_and_named(tmp_path, capsys):
     frame = table()
     frame.loc[[1, 4], "diverged_epoch"] = [3, 7]
     text, printed = reported(tmp_path, frame, capsys)
-    assert "## Diverged" in text and "| 8-1 | 3.0 |" in text and "| 16-1 | 7.0 |" in text and "8-0" not in text
+    assert "## Diverged" in text and "| 8-1 | 3 |" in text and "| 16-1 | 7 |" in text and "8-0" not in text
     assert "2 configs diverged" in printed.out
 
 

@@ -93,7 +93,8 @@ def test_tensorboard_can_read_the_training(embedding):
         kinds = {events.SummaryMetadata(tag).plugin_data.plugin_name for tag in events.Tags()["tensors"]}
         assert {"scalars", "histograms"} <= kinds
         assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
-        assert {"default/train/loss", "embedding/train/loss", "measures/certificate/radius"} <= set(events.Tags()["tensors"])
+        tags = set(events.Tags()["tensors"])
+        assert {"default/train/loss", "embedding/train/loss", "when_finished/certificate/radius"} <= tags
     assert "loss_around_the_minimum" in EventAccumulator(str(folder / "report")).Reload().Tags()["tensors"]
 
 
