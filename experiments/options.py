@@ -123,7 +123,7 @@ def expand(experiment, options):
         config = make(experiment.Config, dict(zip(grid, values)))
         unused = shared - set(known[config.network.model])
         config = replace(config, {name: getattr(models.NetworkConfig, name) for name in unused})
-        for part in (config.data, config.training, config):
+        for part in (config.data, getattr(config, "training", None), config):  # not every experiment trains
             if hasattr(part, "validate"):
                 part.validate()
         if config.seed < 0:
