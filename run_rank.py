@@ -23,4 +23,4 @@ def main(_):
 
 if __name__ == "__main__":
     command_line.define(EXPERIMENTS)
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)

@@ -29,6 +29,8 @@ import scipy.linalg
 import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
+from analysis.evaluation import dtype_of
+
 BLOCK = 2**23  # complex numbers in a batch of matrices (64 MB in single precision): bounds memory on large images
 SMALL = 16  # NumPy's batched decomposition beats one call for each matrix up to this size
 
@@ -448,7 +450,7 @@ def _layers_in_use(model, input_shape):
         if isinstance(layer, UNKNOWN):
             raise ValueError(f"layer {name!r} is a {type(layer).__name__}, whose singular values are not implemented")
     if input_shape is not None:
-        specs = tf.TensorSpec((None, *input_shape), model.compute_dtype)
+        specs = tf.TensorSpec((None, *input_shape), dtype_of(model))
     else:
         try:
             inputs = model.inputs

@@ -1,14 +1,24 @@
 """Loss and accuracy of a network on a whole data set, in inference mode, accumulated in float64."""
+import keras
 import numpy as np
 import tensorflow as tf
 
 from analysis.losses import LOSSES
 
 
+def dtype_of(model):
+    """The precision that a Keras model computes in, by name: that of its first output.
+
+    A functional model's own compute_dtype is Keras' global one, whatever the precision of its layers.
+    """
+    outputs = getattr(model, "outputs", None)
+    return keras.backend.standardize_dtype(outputs[0].dtype) if outputs else model.compute_dtype
+
+
 def predict(model, x, *, batch_size=1024):
     """Logits [n, k] of a Keras model in inference mode, as a NumPy array of the model's dtype."""
     forward = _forward(model)
-    dtype = model.compute_dtype
+    dtype = dtype_of(model)
     blocks = [forward(tf.constant(x[i : i + batch_size], dtype)) for i in range(0, len(x), batch_size)]
     return np.concatenate([block.numpy() for block in blocks])
 

@@ -56,7 +56,7 @@ def test_sgd_with_momentum_schedule_and_weight_decay_against_numpy(data):
         theta = [t + v for t, v in zip(theta, velocity)]
     history = fit(model, data, training, seed=0)
     for value, expected in zip(model.trainable_variables, theta):
-        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-11, atol=1e-13)  # the loss is not taken in float32
     assert [round(r["learning_rate"], 6) for r in history.rows] == [0.01, 0.01, 0.005, 0.005]  # at the epochs' ends
 
 

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from analysis.evaluation import predict
+from analysis.evaluation import dtype_of, predict
 from analysis.losses import LOSSES
 
 NORMS = ("linf", "l2")
@@ -107,7 +107,7 @@ def robust_accuracy(model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0,
 
 
 def _dtype(model, x):
-    return model.compute_dtype if isinstance(model, keras.Model) else x.dtype.name
+    return dtype_of(model) if isinstance(model, keras.Model) else x.dtype.name
 
 
 def _classes(model, x, batch_size):
@@ -235,9 +235,9 @@ class AdversarialModel(keras.Model):
         attack.validate()
         if attack.restarts > 1:
             raise ValueError(f"adversarial training takes one attack a step, got restarts {attack.restarts}")
-        super().__init__(name=f"adversarial_{network.name}", dtype=network.dtype_policy)
+        super().__init__(name=f"adversarial_{network.name}", dtype=dtype_of(network))
         self.network, self.attack, self.seed = network, attack, seed
-        self.scaling = [np.asarray(v, network.compute_dtype) for v in (mean, std, *pixel_range)]
+        self.scaling = [np.asarray(v, self.compute_dtype) for v in (mean, std, *pixel_range)]
         self.built = True
 
     def call(self, x, training=None):

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from analysis.evaluation import evaluate
+from analysis.evaluation import dtype_of, evaluate
 from analysis.losses import LOSSES
 from training.data import batches
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
@@ -122,7 +122,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
     trains more than once.  callbacks: further Keras callbacks.  probe: called as probe(model, epoch) after each epoch;
     the {name: array} that it may return is kept in History.probes, and with the checkpoint.
     """
-    with precision(model.compute_dtype):
+    with precision(dtype_of(model)):
         compile_model(model, config, steps=len(data.x_train) // min(config.batch_size, len(data.x_train)))
         keeper = Keeper(data, config, run, stage, probe)
         state = run.load_checkpoint(stage) if run else None
@@ -136,7 +136,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
                 seed=seed,
                 epochs=config.epochs,
                 first_epoch=first,
-                dtype=model.compute_dtype,
+                dtype=dtype_of(model),
             )
             with warnings.catch_warnings():
                 # Keras warns that it will not shuffle a tf.data pipeline, which is what is wanted.
