@@ -5,6 +5,7 @@ edited. The first layer, the logits and strided 1x1 convolutions (a ResNet's sho
 """
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 
 import keras
@@ -103,7 +104,7 @@ def treatment(epsilon, edit, train=True):
 
 def readable(network):
     """A network's label with its training in words."""
-    return network.replace("epsilon=0.0", "natural").replace("epsilon=", "adversarial ")
+    return re.sub(r"epsilon=([\d.]+)", lambda m: f"adversarial {float(m[1]):g}" if float(m[1]) else "natural", network)
 
 
 def build(config, data):

@@ -7,11 +7,11 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TINY = {
-    "local_minima": 'OPTIONS.update(width=[16], depth=[1], seed=[0], epochs=2, embedding_epochs=1, train_size=100, ball_points=5)',
+    "local_minima": "OPTIONS.update(width=[16], depth=[1], seed=[0], epochs=2, embedding_epochs=1, train_size=100)",
     "ntk": 'OPTIONS.update(width=[4, 8], depth=[1], seed=[0], epochs=1, train_size=100)',
     "norm": 'OPTIONS.update(norm_target=[100.0], seed=[0], epochs=2, width=8, train_size=100)',
-    "rank": 'OPTIONS.update(epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0], epochs=1, train_size=100, width=2, steps=1, '
-            'test_steps=1, finetune_epochs=1, edit_epochs=(1,))',
+    "rank": 'OPTIONS.update(epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0], epochs=1, train_size=100, width=2, '
+            'steps=1, test_steps=1, finetune_epochs=1, edit_epochs=(1,))',
     "own_model": "IMAGES, TRAIN_IMAGES, EPOCHS = 20, 200, 1",
 }  # fmt: skip
 

@@ -171,7 +171,7 @@ def test_trainings_are_not_mixed():
     table = rows("none", 0.9, 0.5, 0.8) + rows("rank_min", 0.8, 0.4, 0.7)
     table += rows("none", 0.7, 0.6, 0.8, epsilon=8.0) + rows("rank_min", 0.6, 0.7, 0.7, epsilon=8.0)
     reason = judged(robustness, table).reason  # robustness falls in one and rises in the other
-    assert "convnet natural rank_min 1" in reason and "convnet adversarial 8.0 rank_min 1" in reason
+    assert "convnet natural rank_min 1" in reason and "convnet adversarial 8 rank_min 1" in reason
     assert "for generalisation: refuted" in reason and "for robustness: undecided" in reason
 
 
