@@ -7,9 +7,25 @@ minimum that is not global. Here with a proof for every network: a certified bal
 """
 from absl import app
 
-from experiments import affine_embedding, command_line, distillation, initialization, runner
+from experiments import (
+    affine_embedding,
+    command_line,
+    depth_width,
+    distillation,
+    elimination,
+    initialization,
+    runner,
+    sharpness,
+)
 
-EXPERIMENTS = {"embedding": affine_embedding, "initialization": initialization, "distillation": distillation}
+EXPERIMENTS = {
+    "embedding": affine_embedding,
+    "initialization": initialization,
+    "distillation": distillation,
+    "depth_width": depth_width,
+    "elimination": elimination,
+    "sharpness": sharpness,
+}
 
 
 def run(experiment="embedding", **options):

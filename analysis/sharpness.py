@@ -1,0 +1,69 @@
+"""How sharp is a minimum?  Keskar et al. 2017 (1609.04836), Metric 2.1.
+
+    phi(eps, A) = 100 (max_{z in C} f(x + A z) - f(x)) / (1 + f(x)),      C = {z : |z_i| <= eps (|(A^+ x)_i| + 1)}
+
+with A the identity (full space) or a random matrix [p, dimension] of standard normal entries (random subspace). The maximum
+is sought by a few iterations of L-BFGS-B, as in the paper, so that phi is a lower bound of it. At a minimum the gradient is
+about 0, and a convex f is largest at a corner of the box, which steps of the gradient's size do not reach: so the search runs
+in units of the box and starts at the corner to which the gradient at a random point of the box points.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from analysis.parameters import get_parameters, set_parameters
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    value: float            # phi, in percent of 1 + loss
+    loss: float             # f(x)
+    largest: float          # the largest loss found in the box
+    evaluations: int        # of loss and gradient
+
+
+def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sharpness:
+    """Keskar et al.'s sharpness of a TrainingLoss at its model's parameters; the model is left as it was.
+
+    epsilon: size of the box.  dimension: of a random subspace; None for the full space.  iterations: of L-BFGS-B, at most.
+    Raises ValueError for epsilon <= 0, iterations < 1, or a dimension outside 1 ... p. A subspace takes 8 p dimension bytes.
+    """
+    centre = get_parameters(surface.model)
+    p = len(centre)
+    if not epsilon > 0 or iterations < 1 or not (dimension is None or 1 <= dimension <= p):
+        raise ValueError(
+            f"need epsilon > 0, iterations >= 1 and a dimension in 1 ... {p}, got {epsilon}, {iterations}, {dimension}"
+        )
+    rng = np.random.default_rng([seed, 31])
+    if dimension is None:
+        basis, coordinates = None, centre
+    else:
+        basis = rng.standard_normal((p, dimension))
+        coordinates = np.linalg.solve(basis.T @ basis, basis.T @ centre)  # A^+ x
+    sides = epsilon * (np.abs(coordinates) + 1)
+    found = {"largest": -np.inf, "evaluations": 0}
+
+    def rise(u):  # at x + A (sides * u), u in [-1, 1]
+        z = sides * u
+        set_parameters(surface.model, centre + (z if basis is None else basis @ z))
+        value, gradient = surface.value_and_gradient()
+        found["evaluations"] += 1
+        found["largest"] = max(found["largest"], value if np.isfinite(value) else -np.inf)
+        return value, sides * (gradient if basis is None else basis.T @ gradient)
+
+    try:
+        loss = surface.value_and_gradient()[0]
+        start = np.sign(rise(rng.uniform(-1, 1, len(sides)))[1])
+        slope = np.abs(rise(start)[1]).mean()
+        if slope > 0:
+            def downhill(u):
+                value, gradient = rise(u)
+                return -value / slope, -gradient / slope
+
+            bounds = np.stack([-np.ones(len(sides)), np.ones(len(sides))], axis=1)
+            minimize(downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations, "ftol": 0})
+    finally:
+        set_parameters(surface.model, centre)
+    largest = max(found["largest"], loss)
+    return Sharpness(100 * (largest - loss) / (1 + loss), loss, largest, found["evaluations"])
