@@ -7,13 +7,24 @@ does not hold for ResNets. Here with the exact kernel of every network, and tren
 """
 from absl import app
 
-from experiments import command_line, ntk_drift, ntk_evolution, ntk_features, ntk_linearization, runner
+from experiments import (
+    command_line,
+    infinite_width,
+    kernel_spectrum,
+    ntk_drift,
+    ntk_evolution,
+    ntk_features,
+    ntk_linearization,
+    runner,
+)
 
 EXPERIMENTS = {
     "drift": ntk_drift,
     "evolution": ntk_evolution,
     "features": ntk_features,
     "linearization": ntk_linearization,
+    "infinite_width": infinite_width,
+    "spectrum": kernel_spectrum,
 }
 
 
