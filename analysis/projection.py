@@ -10,6 +10,7 @@ Everywhere else L is above that value: the gap, 1/(2n) ||P[J] (vec f - vec Y)||^
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def project_targets(jacobian, layers, outputs, y) -> Projection:
         block = jacobian[:, where]
         for _ in range(2):  # once more takes away what rounding left
             block = block - basis @ (basis.T @ block)
-        u, s, _ = np.linalg.svd(block, full_matrices=False)
+        u, s, _ = scipy.linalg.svd(block, full_matrices=False, lapack_driver="gesvd")  # gesdd may fail on blocks near 0
         new = u[:, s > tolerance]
         new = np.linalg.qr(new - basis @ (basis.T @ new))[0]
         terms.append(np.sum((new.T @ targets) ** 2))

@@ -29,7 +29,7 @@ CLAIM = Claim(
     "Local minima get better as the network gets deeper and wider.",
     source="Kawaguchi, Huang, Kaelbling 2019",
 )
-GRID = {"dataset": ["digits", "gaussian"], "depth": [1, 2, 3], "width": [2, 4, 8], "seed": [0, 1, 2]}
+GRID = {"dataset": ["digits", "gaussian"], "depth": [1, 3], "width": [2, 4, 8], "seed": [0, 1, 2]}
 MEASURES = {
     "final/loss": "loss",
     "theorem/value": "theorem's value",
@@ -49,9 +49,9 @@ LARGEST = 8000  # parameters: every Newton step takes all eigenvalues of a dense
 @dataclass(frozen=True)
 class Config:
     network: NetworkConfig = NetworkConfig(model="mlp", activation="leaky_relu", dtype="float64")
-    data: DataConfig = DataConfig(train_size=300)
+    data: DataConfig = DataConfig(train_size=150)
     training: TrainingConfig = TrainingConfig(loss="squared", epochs=20, batch_size=20, learning_rate=0.005)
-    lbfgs_iterations: int = field(default=1500, metadata={"help": "L-BFGS iterations after SGD, at most"})
+    lbfgs_iterations: int = field(default=1000, metadata={"help": "L-BFGS iterations after SGD, at most"})
     newton_iterations: int = field(default=6, metadata={"help": "damped Newton steps after L-BFGS, at most"})
     seed: int = field(default=0, metadata={"help": "seed of weights, data subset and order; 0,1,2 for several"})
 
