@@ -198,6 +198,7 @@ def test_missing_data_set_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the prepared CIFAR-10 is not here")
 def test_real_cifar10():
     (x, labels), (x_test, _), classes = read_tfds("cifar10", str(SHARED))

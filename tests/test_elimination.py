@@ -13,6 +13,8 @@ from experiments.options import flat
 from experiments.runner import InvalidInput, Results
 from models import NetworkConfig, build
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 TINY = {"dataset": "gaussian", "train_size": 150, "test_size": 20, "width": 10, "depth": 1, "iterations": 25}
 
 

@@ -231,6 +231,7 @@ print(np.abs(get_parameters(model) - single).max())
 """
 
 
+@pytest.mark.slow
 def test_mirrored_on_two_devices_trains_the_same_network():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", MIRRORED], cwd=root, capture_output=True, text=True)

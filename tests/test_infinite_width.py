@@ -12,6 +12,8 @@ from experiments import infinite_width
 from experiments.runner import InvalidInput, Results
 from models.ntk_parameterized import ntk_parameterized
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 TINY = {"dataset": "gaussian", "train_size": 30, "test_size": 10, "depth": 1, "ntk_sample": 4, "quiet": True}
 IMAGES = np.random.default_rng(0).standard_normal([3, 4, 5, 2])
 

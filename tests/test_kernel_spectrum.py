@@ -11,6 +11,8 @@ from experiments.kernel_spectrum import Config, positive_eigh, share_fitted, siz
 from experiments.runner import InvalidInput, Results
 from training.data import DataConfig, load
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 TINY = {
     "dataset": "gaussian", "train_size": 30, "test_size": 20, "width": 8, "steps": 5, "curve_depth": 12, "quiet": True,
     "weight_variances": (0.5, 1.75, 3.0), "depths": (1, 4), "finite_weight_variances": (0.5, 3.0), "finite_depths": (1, 2),

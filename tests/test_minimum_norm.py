@@ -12,6 +12,8 @@ from experiments.runner import InvalidInput, Results
 from models import NetworkConfig
 from training.data import DataConfig, load
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 SMALL = {"train_size": 40, "test_size": 100}
 
 

@@ -16,6 +16,8 @@ from reporting.run_folder import Run
 from training.data import DataConfig, load
 from training.fit import Keeper, TrainingConfig, fit
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 SMALL = {"depth": 1, "width": 128, "train_size": 100, "test_size": 200, "batch_size": 25, "learning_rate": 0.05}
 
 
@@ -126,7 +128,6 @@ def test_dropout_is_left_out_where_the_model_has_none_and_corruptions_come_one_a
     assert len(configs) == 8 * 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"model": "inception", "batch_norm": [True, False]}, {"model": "alexnet"}])
 def test_small_convolutional_networks_run_with_all_regularizers(options, tmp_path):
     given = {"width": 8, "explicit": "all", "label_noise": 1.0, "pixel_noise": "none", "epochs": 2, "seed": 0, **options}

@@ -95,7 +95,7 @@ def test_tensorboard_can_read_the_training(embedding):
         assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
         tags = set(events.Tags()["tensors"])
         assert {"default/train/loss", "embedding/train/loss", "when_finished/certificate/radius"} <= tags
-    assert "loss_around_the_minimum" in EventAccumulator(str(folder / "report")).Reload().Tags()["tensors"]
+    assert "figures/loss_around_the_minimum" in EventAccumulator(str(folder / "report")).Reload().Tags()["tensors"]
 
 
 def same_bits(first, second):

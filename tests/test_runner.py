@@ -201,7 +201,7 @@ def test_nan_stays_nan_and_diverged_configs_are_in_the_report(tmp_path):
         assert report.results.table["diverged_epoch"].tolist()[1:] == [4, 4]
         assert report.verdict.reason.endswith("2 of 3 configs diverged.")
         text = (report.folder / "report.md").read_text()
-        assert "## Diverged" in text and text.count("| 4.0 |") == 2
+        assert "## Diverged" in text and text.count("| 4 |") == 2
         assert "| mlp | 3 | 0.3333 (2 missing) |" in text
     assert pd.read_csv(report.folder / "results.csv")["final/loss"].isna().sum() == 2
 

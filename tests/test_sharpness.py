@@ -15,6 +15,8 @@ from experiments.options import flat
 from experiments.runner import InvalidInput, Results
 from models import NetworkConfig
 
+pytestmark = pytest.mark.slow  # a run of the whole experiment, or many
+
 TINY = {"train_size": 120, "test_size": 60, "width": 8, "depth": 1, "epochs": 3, "batch_size": 4, "subspace": 20,
         "hessian_products": 20}  # fmt: skip
 

@@ -256,7 +256,8 @@ def norms(model):
     """
     layers, kernels = {}, 0.0
     for variable in model.trainable_variables:
-        value = float(np.sum(np.square(variable.numpy(), dtype=np.float64)))
+        with np.errstate(over="ignore"):  # a run that diverges gets to infinity, which says it all
+            value = float(np.sum(np.square(variable.numpy(), dtype=np.float64)))
         name = f"norm/{variable.path.split('/')[0]}"
         layers[name] = layers.get(name, 0.0) + value
         kernels += value * is_kernel(variable)
