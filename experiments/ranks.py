@@ -20,7 +20,7 @@ from training.fit import fit, scope
 
 EDITS = ("none", "rank_min", "rank_max")
 # An axis of their own in every grid: an unedited network has none of them, so its config cannot hold their defaults.
-EDIT_GRID = {"rank_cut": [1.0], "rank_cap": [2.0], "edit_epochs": [(1, 3, 5)]}
+EDIT_GRID = {"rank_cut": [1.0], "rank_cap": [2.0], "edit_epochs": [(1, 2, 4)]}
 CURVE = 200  # points of a kept spectrum: ResNet-18 has 65 536 singular values in one layer
 _base = {}  # trained networks of this process, {key: (weights, history)}: all edits of a seed start from the same one
 
@@ -61,9 +61,9 @@ class EditConfig:
     rank_cut: float | None = field(default=1.0, metadata={"help": "rank_min: singular values below it become 0"})
     rank_cap: float | None = field(default=2.0, metadata={"help": "rank_max: singular values above it become it"})
     edit_epochs: tuple[int, ...] = field(
-        default=(1, 3, 5), metadata={"help": "fine-tuning epochs at whose start the operators are edited: 1-5-10"}
+        default=(1, 2, 4), metadata={"help": "fine-tuning epochs at whose start the operators are edited: 1-5-10"}
     )
-    finetune_epochs: int = field(default=8, metadata={"help": "epochs of fine-tuning, of the unedited network too"})
+    finetune_epochs: int = field(default=6, metadata={"help": "epochs of fine-tuning, of the unedited network too"})
     finetune_learning_rate: float = field(default=0.002, metadata={"help": "SGD step size of fine-tuning"})
     finetune_decay_epochs: tuple[int, ...] = field(default=(), metadata={"help": "decay_epochs of fine-tuning"})
 
