@@ -87,6 +87,7 @@ def test_missing_class_is_named():
         fit_affine(X, targets, loss="cross_entropy")
 
 
+@pytest.mark.slow
 def test_cross_entropy_matches_scikit_learn(noisy):
     x = X[:, X.std(0) > 0.2]    # rarely inked pixels leave the peer short of the minimum after 5 000 iterations
     got = fit_affine(x, np.eye(10)[noisy], loss="cross_entropy")

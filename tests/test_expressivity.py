@@ -77,6 +77,7 @@ def test_points_that_cannot_be_told_apart_are_refused():
             relu_interpolant(bad_x, bad_y)
 
 
+@pytest.mark.slow
 def test_the_trial_supports_the_theorem_on_digits(report):
     table = report.results.table
     assert len(table) == 18 and report.verdict.outcome == "supported" and "18 of 18 networks" in report.verdict.reason

@@ -146,7 +146,14 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("config", [SMALL, NetworkConfig("resnet", width=2, depth=1), NetworkConfig(width=8, dropout=0.3)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        pytest.param(NetworkConfig("resnet", width=2, depth=1), marks=pytest.mark.slow),
+        NetworkConfig(width=8, dropout=0.3),
+    ],
+)
 def test_resume_is_exact_from_any_epoch(data, tmp_path, config):
     training = dataclasses.replace(TRAINING, epochs=4, decay_epochs=(2,), regularizer="weight_decay", coefficient=1e-3)
     whole, history = trained(data, training, config=config)

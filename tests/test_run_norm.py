@@ -114,6 +114,7 @@ def test_targets_of_a_profile_are_multiples_of_where_the_same_seed_ends_without_
         assert row["norm/start"] == same["norm/start"]
 
 
+@pytest.mark.slow
 def test_training_without_a_regularizer_is_shared_and_its_memory_decides_nothing(profile, normed, tmp_path):
     """In one call it is trained once for all multiples of a seed; a later process trains it again to the same bits."""
     stages = {name: set(history["stage"]) for name, history in profile.results.histories.items()}

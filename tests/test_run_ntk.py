@@ -44,6 +44,7 @@ def test_one_width_is_a_measurement_and_no_trend(tmp_path):
     assert verdict.outcome == "undecided" and "several widths" in verdict.reason and "correlation" in verdict.reason
 
 
+@pytest.mark.slow
 def test_evolution_measures_at_geometric_epochs_and_features_and_linearization_run(tmp_path):
     report = run(tmp_path, "evolution", width=8, depth=1, seed=[0, 1], epochs=8, moments=4)
     arrays = next(iter(report.results.arrays.values()))
