@@ -140,6 +140,7 @@ def test_embedded_network_is_a_certified_local_minimum(affine, spare):
         assert max(ends.smallest_relative_residual, ends.largest_relative_residual) <= 1e-6
 
 
+@pytest.mark.slow
 def test_no_random_point_of_the_ball_is_lower(affine):
     model = mlp((32, 32, 32))
     embed(affine, model, X)
@@ -234,6 +235,7 @@ def test_units_that_switch_leave_nothing_certified(affine):
     assert certificate.radius == 0 and np.isnan(certificate.loss_floor) and 0 in certificate.unit_margin
 
 
+@pytest.mark.slow
 def test_inexact_minimum_lowers_the_floor_and_the_floor_holds(noisy):
     targets = np.eye(10)[noisy]
     rough = fit_affine(X, targets, loss="cross_entropy", tolerance=1e-2)
@@ -267,6 +269,7 @@ def test_map_motion_bounds_the_effective_map(affine):
     assert 0 < worst <= bound
 
 
+@pytest.mark.slow
 def test_rank_constrained_minimum_needs_a_narrow_network():
     low = fit_affine(X, Y, rank=4)
     model = mlp((16, 4))
