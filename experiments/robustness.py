@@ -27,6 +27,9 @@ GRID = {"epsilon": [0.0, 24.0], "seed": [0, 1, 2], "edit": list(EDITS), **ranks.
 MEASURES = {
     "test/accuracy": "clean accuracy",
     "robust/mean": "robust accuracy (mean over epsilons)",
+    "strong/pgd": "at the largest epsilon under PGD",
+    "strong/apgd_ce": "under APGD-CE",
+    "strong/square": "under Square",
     "train/accuracy": "training accuracy",
     "rank/relative": "relative effective rank",
     "edit/rank_before": "before the first edit",
