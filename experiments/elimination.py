@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 import models
 from analysis.affine_minimum import certify, embed
-from analysis.evaluation import predict, score
+from analysis.evaluation import dtype_of, predict, score
 from analysis.hessian import TrainingLoss
 from analysis.losses import LOSSES
 from analysis.parameters import get_parameters, set_parameters
@@ -126,7 +126,7 @@ class ExponentialNeurons(keras.layers.Layer):
 
 def with_neurons(model, scale, seed):
     """(f + g, the layer g) for a Keras model f; f's weights are shared, and come first among the parameters."""
-    inputs, dtype = model.inputs[0], model.outputs[0].dtype  # model.compute_dtype is Keras' global one, float32
+    inputs, dtype = model.inputs[0], dtype_of(model)
     neurons = ExponentialNeurons(model.output_shape[-1], scale, seed, dtype=dtype, name="exponential")
     total = keras.layers.Add(dtype=dtype, name="total")
     return keras.Model(inputs, total([model(inputs), neurons(inputs)]), name="with_neurons"), neurons

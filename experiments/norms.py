@@ -61,11 +61,17 @@ def regularized_norm(training):
     return "norm/all" if training.regularize_all else "norm/kernels"
 
 
-def final_measures(model, data, training, history):
-    """Accuracy and loss on both sets, their gap, and the norms, of a network whose training did not diverge."""
+def both_sets(model, data, loss):
+    """{train/loss, train/accuracy, test/loss, test/accuracy} of a network."""
     result = {}
     for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
-        result[f"{split}/loss"], result[f"{split}/accuracy"] = evaluate(model, x, y, training.loss)
+        result[f"{split}/loss"], result[f"{split}/accuracy"] = evaluate(model, x, y, loss)
+    return result
+
+
+def final_measures(model, data, training, history):
+    """Accuracy and loss on both sets, their gap, and the norms, of a network whose training did not diverge."""
+    result = both_sets(model, data, training.loss)
     result["gap/accuracy"] = result["train/accuracy"] - result["test/accuracy"]
     result["gap/loss"] = result["test/loss"] - result["train/loss"]
     last = history.rows[-1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import models
-from analysis.evaluation import evaluate, predict
+from analysis.evaluation import predict
 from experiments import norms, randomization_verdict
 from models import NetworkConfig
 from reporting.verdict import Claim
@@ -133,8 +133,7 @@ def measure(config, data, run):
     result = {"diverged_epoch": history.diverged_epoch, "chance": 1 / data.num_classes, "parameters": model.count_params()}
     if history.diverged_epoch:
         return result
-    for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
-        result[f"{split}/loss"], result[f"{split}/accuracy"] = evaluate(model, x, y, config.training.loss)
+    result.update(norms.both_sets(model, data, config.training.loss))
     result["gap/accuracy"] = result["train/accuracy"] - result["test/accuracy"]
     return {**result, "fitted_epoch": fitted, "trained_epochs": len(history.rows)}
 

@@ -19,6 +19,7 @@ from training.attacks import NORMS, AdversarialModel, AttackConfig
 from training.fit import fit, scope
 
 EDITS = ("none", "rank_min", "rank_max")
+SETTING = ("edit", "rank_cut", "rank_cap", "edit_epochs")  # the fields that tell edits apart, in EditConfig's order
 # An axis of their own in every grid: an unedited network has none of them, so its config cannot hold their defaults.
 EDIT_GRID = {"rank_cut": [1.0], "rank_cap": [2.0], "edit_epochs": [(1, 2, 4)]}
 CURVE = 200  # points of a kept spectrum: ResNet-18 has 65 536 singular values in one layer
@@ -135,7 +136,7 @@ def trained_base(config, data, run, **options):
 
 
 def finetune(model, data, config, run):
-    """Fine-tune a trained network with config.edit -> (History, [EditResult of each edited epoch])."""
+    """Fine-tune a trained network with config.edit -> History, whose probes are what the edits did."""
     edit = config.edit
     training = dataclasses.replace(
         config.training,
@@ -145,8 +146,7 @@ def finetune(model, data, config, run):
     )
     editor = Editor(model, edit, config.pad)
     stage = "finetune" if edit.edit == "none" else edit.edit
-    history = train(model, data, training, config, run, stage, callbacks=[editor], probe=editor.probe)
-    return history, history.probes
+    return train(model, data, training, config, run, stage, callbacks=[editor], probe=editor.probe)
 
 
 def editable(model, pad=False):

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.evaluation import evaluate, predict
 from analysis.statistics import rank_correlation, t_interval
 from experiments import norms, ranks
-from experiments.ranks import EDITS, AdversaryConfig, EditConfig
+from experiments.ranks import EDITS, SETTING, AdversaryConfig, EditConfig
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.verdict import Claim, Verdict
@@ -36,8 +36,6 @@ MEASURES = {
     "edit/rank_asked": "asked",
     "edit/rank_after": "after",
 }
-SETTING = ("edit", "rank_cut", "rank_cap", "edit_epochs")
-MEASURED = {"test/accuracy": "clean accuracy", "robust/mean": "robust accuracy"}
 EXAMPLES = 6  # images shown with their adversarial examples
 ENOUGH = 3  # paired seeds for a verdict
 
@@ -97,16 +95,15 @@ def measure(config, data, run):
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
     start = dict(zip(("base/test_loss", "base/test_accuracy"), evaluate(model, data.x_test, data.y_test, config.training.loss)))
-    history, probes = ranks.finetune(model, data, config, run)
+    history = ranks.finetune(model, data, config, run)
     result = {**start, "diverged_epoch": history.diverged_epoch}
     if history.diverged_epoch:
         return result
-    for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
-        result[f"{split}/loss"], result[f"{split}/accuracy"] = evaluate(model, x, y, config.training.loss)
+    result.update(norms.both_sets(model, data, config.training.loss))
     result.update(robustness(config, model, data))
     numbers, arrays, spectra = ranks.spectrum_measures(model, config)
     run.histograms("singular_values", config.edit.finetune_epochs, spectra)
-    return {**result, **numbers, **arrays, **ranks.edit_measures(probes)}
+    return {**result, **numbers, **arrays, **ranks.edit_measures(history.probes)}
 
 
 def robustness(config, model, data):

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.conv_operators import model_operators, model_spectra
-from analysis.evaluation import evaluate
 from analysis.statistics import paired_difference, t_interval
 from experiments import norms, options, ranks
-from experiments.ranks import EDITS, AdversaryConfig, EditConfig
+from experiments.ranks import EDITS, SETTING, AdversaryConfig, EditConfig
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.verdict import Claim, Verdict
@@ -33,7 +32,6 @@ MEASURES = {
     "rank/entropy": "entropy rank",
     "test/accuracy": "test accuracy",
 }
-SETTING = ("edit", "rank_cut", "rank_cap", "edit_epochs")
 
 
 @dataclass(frozen=True)
@@ -95,14 +93,13 @@ def measure(config, data, run):
         result["course/relative"] = np.array([course[e]["relative"] for e in sorted(course)])  # [epochs, layers]
         result["trained/rank"] = float(result["course/relative"][-1].mean())
         if config.edit.edit != "none":
-            history, probes = ranks.finetune(model, data, config, run)
-            result.update(ranks.edit_measures(probes), diverged_epoch=history.diverged_epoch)
+            history = ranks.finetune(model, data, config, run)
+            result.update(ranks.edit_measures(history.probes), diverged_epoch=history.diverged_epoch)
             if history.diverged_epoch:
                 return result
         numbers, arrays, spectra = ranks.spectrum_measures(model, config)
         run.histograms("singular_values", last, spectra)
-    for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
-        result[f"{split}/loss"], result[f"{split}/accuracy"] = evaluate(model, x, y, config.training.loss)
+    result.update(norms.both_sets(model, data, config.training.loss))
     return {**result, **numbers, **arrays}
 
 
