@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+ROUNDING = 10 * np.finfo(np.float64).eps  # of lambda_max, times n: Grams of exact rank had up to 2 epsilons in their null space
+
 
 @dataclass(frozen=True)
 class KernelDrift:
@@ -109,7 +111,7 @@ def kernel_regression(k_train_train, residual_targets, k_test_train, initial_tes
 
     right = targets.reshape(-1, 1) if full else targets
     eigenvalues, vectors = scipy.linalg.eigh(kernel)
-    precision = np.finfo(np.float64).eps * len(kernel) * max(eigenvalues[-1], 0)
+    precision = ROUNDING * len(kernel) * max(eigenvalues[-1], 0)
     if eigenvalues[-1] <= 0 or -eigenvalues[0] > max(1e-5 * eigenvalues[-1], precision):  # float32 kernels are that inexact
         raise ValueError(
             "k_train_train must be positive semidefinite and not zero; its eigenvalues range from "
@@ -142,4 +144,4 @@ def _matrix(kernel, name):
 
 def _condition(eigenvalues):
     low, high = eigenvalues[0], eigenvalues[-1]
-    return float(high / low) if low > np.finfo(np.float64).eps * len(eigenvalues) * high else float("inf")
+    return float(high / low) if low > ROUNDING * len(eigenvalues) * high else float("inf")

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from analysis import ntk_layers
-from analysis.ntk_calls import check_inference, recorded_calls
+from analysis.ntk_calls import check_inference, hold_back, recorded_calls
 
 BLOCK_BYTES = 3 * 2**29  # recorded inputs and cotangents of one block of samples, when block_size is not given
 _RECORDED = weakref.WeakKeyDictionary()  # model -> (fingerprint, _Recording): traced once, as long as the model stays the same
@@ -231,9 +231,11 @@ class _Recording:
 
         return tf.map_fn(sample, x, fn_output_signature=self.dtype)
 
-    def _factors(self, x):
+    def _factors(self, x, inline=False):
         """Traced: [h, d, h, d, ...] over the calls in self.calls, and the Jacobian of all other weights if there are any."""
-        flat = list(self.pass_(*tf.nest.flatten(x))) if self.layers else []
+        flat = []
+        if self.layers:
+            flat = self._pass(x) if inline else list(self.pass_(*tf.nest.flatten(x)))
         flat += [self._jacobian(x)] if self.others else []
         for i, t in enumerate(flat):  # the pass knows no number of samples
             axis = int(i % 2 and i < 2 * len(self.calls))  # d [k, n, ...]
@@ -241,7 +243,10 @@ class _Recording:
         return flat
 
     def _contract(self, left, right, trace):
-        """Traced: the kernel's parts, one layer after the other, whose arrays can go as soon as it is done."""
+        """Traced: the kernel's parts, one layer after the other, whose arrays can go as soon as it is done.
+
+        Also returns the steps [(first call of the layer, parts so far), ...], from the last layer to the first.
+        """
         trainable = {id(v) for v in self.model().trainable_variables}
         sides = [left] if right is None else [left, right]
         n1, n2 = (side[0].shape[0] for side in (sides[0], sides[-1]))
@@ -254,10 +259,11 @@ class _Recording:
             k, n, s, o = d.shape
             return (h, tf.reshape(tf.transpose(d, [1, 2, 0, 3]), [1, n, s, k * o])) if trace else (h, d)
 
-        parts = None
-        for index, layer in reversed(list(enumerate(self.layers))):  # as the backward passes deliver them
+        parts, steps = None, []
+        calls_of = [[i for i, other in enumerate(self.calls) if other == index] for index in range(len(self.layers))]
+        for calls in sorted(calls_of, reverse=True):  # as the backward passes deliver them
+            layer = self.layers[self.calls[calls[0]]]
             kernel, bias = (w is not None and id(w) in trainable for w in ntk_layers.layer_weights(layer))
-            calls = [i for i, other in enumerate(self.calls) if other == index]
             with tf.control_dependencies(parts or []):  # patches, too, are for one layer at a time
                 sides_calls = [[(tf.identity(side[2 * i]), tf.identity(side[2 * i + 1])) for i in calls] for side in sides]
             if ntk_layers.layer_kind(layer) == "matmul":
@@ -267,22 +273,31 @@ class _Recording:
                 rows = [rows_of(ntk_layers.jacobian_rows(layer, c, kernel, bias)) for c in sides_calls]
                 more = ntk_layers.gram_parts(rows[0], rows[-1], strips)
             parts = ntk_layers.add_parts(parts, more)
+            steps.append((calls[0], parts))
         if self.others:
             rows = [rows_of(side[-1]) for side in sides]
             parts = ntk_layers.add_parts(parts, ntk_layers.gram_parts(rows[0], rows[-1], strips))
+        return parts, steps
+
+    def _kernel(self, x, trace):
+        """Traced: both at once, so that only a few layers' cotangents are held at a time."""
+        factors = self._factors(x, inline=True)
+        parts, steps = self._contract(factors, None, trace)
+        flat = factors[: 2 * len(self.calls)]
+        hold_back(flat[::2], flat[1::2], steps)
         return parts
 
     def kernel(self, x, trace):
         """Parts of the kernel of samples in one block: one graph from inputs to parts."""
-        return self._traced("kernel", lambda x: self._contract(self._factors(x), None, trace), [x], trace)
+        return self._traced("kernel", lambda x: self._kernel(x, trace), [x], trace)
 
     def factors(self, x):
         return self._traced("factors", self._factors, [x])
 
     def contract(self, left, right, trace):
         if right is None:
-            return self._traced("contract", lambda left: self._contract(left, None, trace), [left], trace)
-        return self._traced("contract", lambda left, right: self._contract(left, right, trace), [left, right], trace)
+            return self._traced("contract", lambda left: self._contract(left, None, trace)[0], [left], trace)
+        return self._traced("contract", lambda left, right: self._contract(left, right, trace)[0], [left, right], trace)
 
     def _traced(self, name, function, arguments, option=None):
         """The function as a graph, kept for each set of shapes."""

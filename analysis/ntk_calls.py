@@ -83,6 +83,42 @@ def _linear(x, z, kernel):
     return output(x)
 
 
+def hold_back(inputs, cotangents, steps):
+    """Within a graph: the backward passes go below a call only when the calls above it have been used and can be freed.
+
+    Args:
+        inputs, cotangents: tensors h and df/dz of the calls, in the order of the calls.
+        steps: [(call, tensors), ...] with falling calls; the tensors need the inputs, and the cotangents of no call
+            before this one.
+
+    Without it TensorFlow runs the cheap backward passes first, and every call's cotangents are in memory at once.
+    An operation that leads to the cotangents of calls up to i alone waits for the last step with a call above i: what it
+    waits for never needs it, whatever the graph's shape.
+    """
+
+    def ancestors(op, known):
+        new, found = [], [op]
+        while found:
+            op = found.pop()
+            if op not in known:
+                known.add(op)
+                new.append(op)
+                found += [t.op for t in op.inputs]
+        return new
+
+    seen = set()
+    for h in inputs:
+        ancestors(h.op, seen)  # the forward pass
+    highest = {}  # operation of the backward passes -> highest call whose cotangents it leads to
+    for i in reversed(range(len(cotangents))):
+        highest |= dict.fromkeys(ancestors(cotangents[i].op, seen), i)
+    for op, call in highest.items():
+        above = [tensors for first, tensors in steps if first > call]
+        enters = any(highest.get(t.op) != call for t in op.inputs)
+        if above and enters and op.outputs[0].dtype.is_floating:  # constant folding breaks on integers (shapes) that wait
+            op._add_control_inputs([t.op for t in above[-1]])
+
+
 def check_inference(model, x):
     """Refuses, by the name of the layer at fault, a model whose inference is random, stateful, or mixes samples."""
     leaves = [layer for layer in model._flatten_layers(include_self=False) if not list(layer._layers)] or [model]
