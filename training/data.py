@@ -114,6 +114,7 @@ def load(config, *, seed, data_dir=None):
     x_train, labels, x_test, test_labels, classes = raw(config, seed, data_dir)
     x_train, labels = subset(x_train, labels, config.train_size, "train", generator(seed, SUBSET))
     x_test, test_labels = subset(x_test, test_labels, config.test_size, "test", generator(seed, SUBSET))
+    x_train, x_test = (x / np.float32(255) if x.dtype == np.uint8 else x for x in (x_train, x_test))  # only what is used
     labels = corrupt_labels(labels, config.label_noise, classes, generator(seed, LABELS))
     x_train, x_test = corrupt_pixels(x_train, x_test, config.pixel_noise, generator(seed, PIXELS))
     channels = x_train.shape[-1] if x_train.ndim > 2 else 1
@@ -128,13 +129,13 @@ def load(config, *, seed, data_dir=None):
 
 
 def raw(config, seed, data_dir):
-    """(x_train, labels, x_test, test_labels, number of classes), pixels float32 in [0, 1]."""
+    """(x_train, labels, x_test, test_labels, number of classes), pixels float32 in [0, 1] or uint8."""
     if config.dataset == "digits":
         return digits(seed)
     if config.dataset == "gaussian":
         return gaussian(seed, config.train_size or 1000, config.test_size or 1000)
-    (x_train, labels), (x_test, test_labels), classes = read_tfds(config.dataset, data_dir)
-    return x_train / np.float32(255), labels, x_test / np.float32(255), test_labels, classes
+    train, test, classes = read_tfds(config.dataset, data_dir)
+    return *train, *test, classes
 
 
 def digits(seed):
