@@ -152,6 +152,8 @@ def test_the_rule_of_the_verdict():
     good, chance = rows([0.9, 0.91, 0.92]), rows([0.09, 0.1, 0.11])
     assert outcome(good, chance, [], 0.1) == "refuted"
     assert outcome(good, rows([0.09, 0.1, 0.11], [10.0, None, 12.0]), [], 0.1) == "undecided"  # one was not fitted
+    assert outcome(good, rows([0.107, 0.108, 0.106]), [], 0.1) == "refuted"  # so precise that chance lies outside by a hair
+    assert outcome(good, rows([0.14, 0.15, 0.16]), [], 0.1) == "undecided"  # the interval reaches further
     assert outcome(good, rows([0.30, 0.31, 0.32]), [], 0.1) == "undecided"  # not at chance
     assert outcome(good.head(2), chance, [], 0.1) == "undecided"  # too few seeds
     assert outcome(chance, chance, [good], 0.1) == "supported"
