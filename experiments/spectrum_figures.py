@@ -150,9 +150,11 @@ def heat_maps(arrays, setting):
     fine = fine[fine > 0.05]
     scales = np.array([scale_of(setting[0], value, setting[1]) for value in fine])
     chaotic = fine > critical_weight_variance(*setting)
+    best = max(np.nanmax(tables[1]) for *_, tables in grids)
+    limits = (1, max(0.1, np.ceil(10 * best) / 10))  # test accuracies of a hard data set would all look alike on a scale to 1
     for row, (name, x, y, tables) in zip(axes, grids):
-        for axis, table, split in zip(row, tables, ("training", "test")):
-            image = axis.pcolormesh(edges(x), edges(y, log=True), table.T, vmin=0, vmax=1, cmap="viridis")
+        for axis, table, split, limit in zip(row, tables, ("training", "test"), limits):
+            image = axis.pcolormesh(edges(x), edges(y, log=True), table.T, vmin=0, vmax=limit, cmap="viridis")
             for part, dashes, text in (
                 (~chaotic, "-", f"${SCALES}\\xi_1$, ordered: trainability ends"),
                 (chaotic, "--", f"${SCALES}\\xi_*$, chaotic: generalisation ends"),
@@ -165,7 +167,7 @@ def heat_maps(arrays, setting):
             figure.colorbar(image, ax=axis)
             if finite and name == "finite width":
                 for i, j in np.ndindex(table.shape):
-                    colour = "black" if table[i, j] > 0.6 else "white"
+                    colour = "black" if table[i, j] > 0.6 * limit else "white"
                     axis.text(x[i], y[j], f"{table[i, j]:.2f}", ha="center", va="center", fontsize=7, color=colour)
     for axis in axes[-1]:
         axis.set_xlabel("weight variance $\\sigma_w^2$")
