@@ -118,10 +118,10 @@ def measure(config, data, run):
 
     set_parameters(model, start)
     history = fit(model, data, config.training, seed=config.seed, run=run, stage="default")
-    result.update(ended("default", config, model, data, history))
     result["diverged_epoch"] = history.diverged_epoch
-    trained = get_parameters(model)
     if history.diverged_epoch is None:
+        result.update(ended("default", config, model, data, history))
+        trained = get_parameters(model)
         # The line to the trained network, finely within the certified ball and evenly beyond it.
         length = float(np.linalg.norm(trained - minimum))
         near = np.linspace(0, 4 * certificate.radius / length, 9)
@@ -192,7 +192,8 @@ def judge(results):
         "Proof: inside the certified ball every network is affine on the training set, so none has a loss below the floor; "
         f"the same architecture from default initialization ends more than {NEARLY:g} times lower."
     )
-    proven = table[(table["certificate/radius"] > 0) & (table["certificate/floor"] > NEARLY * table["default/loss"])]
+    trained = table["default/loss"] if "default/loss" in table else np.nan  # every network diverged
+    proven = table[(table["certificate/radius"] > 0) & (table["certificate/floor"] > NEARLY * trained)]
     if not len(proven):
         certified = int((table["certificate/radius"] > 0).sum())
         return Verdict(

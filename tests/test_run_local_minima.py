@@ -152,14 +152,20 @@ def test_distillation(tmp_path):
     assert history.groupby("stage")["epoch"].max().to_dict() == {"distillation": 3, "training": 3}
 
 
-@pytest.mark.parametrize("experiment", ["initialization", "distillation"])
+@pytest.mark.parametrize("experiment", ["embedding", "initialization", "distillation"])
 def test_all_diverged_is_undecided_and_the_report_is_written(experiment, tmp_path):
-    few = {"initialization": {"initialization": "default", "hessian_products": 50}, "distillation": {"distillation_epochs": 9}}
+    few = {
+        "embedding": {"embedding_epochs": 1, "ball_points": 1, "directions": 1},
+        "initialization": {"initialization": "default", "hessian_products": 50},
+        "distillation": {"distillation_epochs": 9},
+    }
     network = {"model": "mlp", "width": 16, "depth": 1, "seed": 0}
     options = {**DATA, **network, "epochs": 9, "learning_rate": 1e6, **few[experiment]}
     report = run(experiment, tmp_path, **options)
     assert report.verdict.outcome == "undecided" and report.results.table["diverged_epoch"].notna().all()
     assert "## Diverged" in (report.folder / "report.md").read_text()
+    ends = {"embedding": "default/loss", "initialization": "after/loss", "distillation": "trained/loss"}[experiment]
+    assert ends not in report.results.table  # a last loss that happens to be finite is no result
 
 
 # -- judges, on tables made by hand
