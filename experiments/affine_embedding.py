@@ -192,7 +192,7 @@ def judge(results):
         "Proof: inside the certified ball every network is affine on the training set, so none has a loss below the floor; "
         f"the same architecture from default initialization ends more than {NEARLY:g} times lower."
     )
-    trained = table["default/loss"] if "default/loss" in table else np.nan  # every network diverged
+    trained = table.get("default/loss", np.nan)  # nan: every network diverged
     proven = table[(table["certificate/radius"] > 0) & (table["certificate/floor"] > NEARLY * trained)]
     if not len(proven):
         certified = int((table["certificate/radius"] > 0).sum())

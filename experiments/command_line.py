@@ -1,4 +1,5 @@
 """The command line of the four scripts: flags made from the experiments' configs, help by group, errors in one line."""
+import os
 import shutil
 import sys
 import textwrap
@@ -22,7 +23,7 @@ class AxisParser(flags.ArgumentParser):
     def parse(self, argument):
         if isinstance(argument, list):
             return argument
-        values = str(argument).split(",")
+        values = [argument] if os.path.isfile(argument) else str(argument).split(",")  # a comma may be part of a file's name
         # A list is an axis even with one value; a tuple-valued field (widths) may be empty.
         return [options.convert(self.name, value, self.kind) for value in values]
 

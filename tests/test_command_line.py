@@ -27,6 +27,13 @@ def exits(arguments, script="run_ntk"):
     return error.value.code
 
 
+def test_a_comma_in_the_name_of_a_model_makes_no_axis(tmp_path):
+    path = tmp_path / "mine, too.keras"
+    assert command_line.AxisParser("model", str).parse(str(path)) == str(path).split(",")
+    path.touch()
+    assert command_line.AxisParser("model", str).parse(str(path)) == [str(path)]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_has_every_flag_once_in_its_group(script):
     experiments = importlib.import_module(script).EXPERIMENTS
