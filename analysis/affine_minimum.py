@@ -209,10 +209,11 @@ def _relu_mlp_layers(model):
     if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
         refuse("it must be built, with one input and one output")
     dense, linear, tensor = [], False, model.inputs[0]      # linear: the last Dense has no activation yet
+    sequential = isinstance(model, keras.Sequential)        # whose layers may know tensors of earlier builds
     for layer in model.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if layer.input is not tensor:
+        if layer.input is not tensor and not sequential:
             refuse(f"layer {layer.name!r} does not take the output of the layer before it")
         tensor = layer.output
         if isinstance(layer, keras.layers.Dense):
@@ -230,7 +231,7 @@ def _relu_mlp_layers(model):
             linear = False
         elif not (isinstance(layer, keras.layers.Flatten) and not dense):
             refuse(f"layer {layer.name!r} is a {type(layer).__name__}")
-    if len(dense) < 2 or not linear or tensor is not model.outputs[0]:
+    if len(dense) < 2 or not linear or (tensor is not model.outputs[0] and not sequential):
         refuse("it needs a hidden Dense layer with ReLU and a last Dense layer without")
     return dense
 

@@ -53,8 +53,8 @@ class Config:
             raise ValueError(f"unknown targets {self.targets!r}: allowed are {', '.join(TARGETS)}")
         if self.network != NetworkConfig(width=n, depth=1, dtype=dtype):
             raise ValueError(
-                "expressivity builds its network: an mlp of depth 1 with ReLU, of which only width (the number of points) "
-                f"and dtype can be chosen, got {self.network}"
+                "expressivity builds its network: an mlp of depth 1 with ReLU, of which only --width (the number of points) "
+                "and --dtype can be chosen; it takes no --model or other option of a network"
             )
         if n is None or not 2 <= n <= LARGEST:
             raise ValueError(f"width is the number of points here, from 2 to {LARGEST}, got {n}")

@@ -62,8 +62,8 @@ def check_network(config):
     network = config.network
     if network.model != "mlp" or network.widths or network.dropout:
         raise ValueError(
-            "networks in NTK parameterisation are chosen by --architecture, --width, --depth and --activation: model, widths "
-            f"and dropout must keep their defaults, got {network.model}, {network.widths}, {network.dropout}"
+            "this experiment builds its own networks, in NTK parameterisation, from --architecture, --width, --depth and "
+            "--activation; it takes no --model, --widths or --dropout"
         )
     if network.activation not in ACTIVATIONS:
         raise ValueError(f"activation must have kernels in closed form ({', '.join(ACTIVATIONS)}), got {network.activation!r}")

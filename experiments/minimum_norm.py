@@ -13,6 +13,7 @@ import models
 from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
 from analysis.statistics import rank_correlation, t_interval
+from experiments.networks import short
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.verdict import Claim, Verdict
@@ -126,7 +127,7 @@ def measure(config, data, run):
 def kernel_name(row):
     """`linear`, `Gaussian, 0.3`, `NTK, mlp`."""
     if row["kernel"] == "ntk":
-        parts = [row["model"]] + [f"{f} {row[f]}" for f in ("depth", "width") if row[f] == row[f] and row[f] is not None]
+        parts = [short(row["model"])] + [f"{f} {row[f]}" for f in ("depth", "width") if row[f] == row[f] and row[f] is not None]
         return "NTK, " + " ".join(map(str, parts)).replace(".0", "")
     return "linear" if row["kernel"] == "linear" else f"Gaussian, {row['bandwidth']:g}"
 

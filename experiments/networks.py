@@ -6,10 +6,17 @@ from analysis.statistics import monotone_trend, t_interval
 from models import NetworkConfig, default_width
 from reporting import figures as plots
 
+LONGEST = 40  # characters of a stored model's path that a figure has room for
+
+
+def short(model):
+    """A model's name; the end of a long path."""
+    return model if len(model) <= LONGEST else "..." + model[3 - LONGEST :]
+
 
 def architecture(row, *, width=False):
     """A readable name of a row's network, its width left out unless asked for: `mlp, depth 3` or `resnet, no skip`."""
-    parts = [row["model"]]
+    parts = [short(row["model"])]
     if row["widths"]:
         parts.append("-".join(map(str, row["widths"])))
     if not pd.isna(row["depth"]):
@@ -48,6 +55,14 @@ def trends(table, measure, *, power_law=False):
     }
 
 
+def without_trend(table):
+    """Why no trend with width can be judged."""
+    stored = table.apply(actual_width, axis=1).isna().all()
+    return "A stored model has no width to vary, so this is measured and not judged" if stored else (
+        "One width shows no trend: run several widths"
+    )  # fmt: skip
+
+
 def describe_trend(trend, *, power_law=False):
     """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
     slope = trend.slope
@@ -60,16 +75,31 @@ def describe_trend(trend, *, power_law=False):
     return f"{trend.direction} ({size}{page}, {trend.blocks} seeds)"
 
 
-def against_width(axis, table, measure, label):
-    """Mean of a measure against width, with 95 % t-intervals over seeds, one line per architecture."""
-    ticks = set()
-    for (name, rows), style in zip(by_network(table), plots.styles()):
+def against_width(axis, table, measures, label):
+    """Means of measures against width, with 95 % t-intervals over seeds, one line per architecture and measure.
+
+    measures: {column: name in the legend}, or one column. Stored models, which have no width, stand beside each other.
+    """
+    measures = measures if isinstance(measures, dict) else {measures: None}
+    groups, styles = by_network(table), plots.styles()
+    stored = table.apply(actual_width, axis=1).isna().all()
+    ticks = {}
+    for place, (name, rows) in enumerate(groups):
         widths = rows.apply(actual_width, axis=1)
-        if widths.isna().any() or rows[measure].isna().all():
+        if stored:
+            widths, known = np.full(len(rows), place), {place: name}
+        elif widths.isna().any():
             continue
-        levels = sorted(set(widths))
-        ticks.update(levels)
-        plots.interval_line(axis, levels, [t_interval(rows[measure][widths == w]) for w in levels], label=name, **style)
-    axis.set(xlabel="width", ylabel=label)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(sorted(ticks), sorted(ticks), minor=False)
+        else:
+            known = {width: width for width in sorted(set(widths))}
+        for measure, kind in measures.items():
+            if rows[measure].isna().all():
+                continue
+            ticks.update(known)
+            intervals = [t_interval(rows[measure][widths == w]) for w in known]
+            full = f"{name}: {kind}" if kind else name
+            plots.interval_line(axis, list(known), intervals, label=full, **next(styles))
+    axis.set(xlabel="stored model" if stored else "width", ylabel=label)
+    if not stored:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)], minor=False)

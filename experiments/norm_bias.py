@@ -135,7 +135,7 @@ class Comparison:
     def __str__(self):
         seeds = self.bias_decay.n if self.bias_decay.n == self.decay_none.n else f"{self.bias_decay.n} and {self.decay_none.n}"
         return (
-            f"{self.network}: {self.bias} against {self.decay} {points(self.bias_decay)}, that against none "
+            f"{self.network}: {self.bias} against {self.decay} {points(self.bias_decay)}, {self.decay} against none "
             f"{points(self.decay_none)} over {seeds} paired seeds (squared norms {self.final_norms})"
         )
 

@@ -5,6 +5,7 @@ from keras import layers
 
 from analysis.evaluation import evaluate
 from analysis.statistics import paired_difference
+from experiments.networks import short
 from experiments.options import leaves, text
 
 SETTLED = 0.02  # ||theta||^2 has settled when it stays within this share of its target
@@ -113,7 +114,7 @@ def networks(table, config_class, apart):
     for _, rows in groups:
         first = rows.iloc[0]
         parts = [f"{f}={text(first[f])}" for f in varying if first[f] == first[f]]  # not those that its model lacks
-        result.append((" ".join([str(first.get("model", "")), *parts]), rows))
+        result.append((" ".join([short(str(first.get("model", ""))), *parts]), rows))
     return result
 
 

@@ -13,7 +13,7 @@ from analysis.kernels import kernel_drift
 from analysis.ntk import empirical_ntk
 from analysis.parameters import get_parameters
 from experiments.affine_embedding import ended
-from experiments.networks import against_width, architecture, by_network, describe_trend, trends
+from experiments.networks import against_width, architecture, by_network, describe_trend, trends, without_trend
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.verdict import Claim, Verdict
@@ -101,7 +101,7 @@ def judge(results, measures=("ntk/correlation", "ntk/relative_change"), noun="NT
             f"{name}: correlation {rows[measures[0]].mean():.3g}, relative change {rows[measures[1]].mean():.3g}"
             for name, rows in by_network(table, width=True)
         )
-        return Verdict("undecided", f"One width shows no trend: run several widths. Measured: {measured}.", test)
+        return Verdict("undecided", f"{without_trend(table)}. Measured: {measured}.", test)
     reason = "; ".join(
         f"{name}: {outcomes[name]}, correlation {describe_trend(rising[name])}, relative change "
         f"{describe_trend(falling[name], power_law=True)}"

@@ -13,7 +13,7 @@ from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
 from experiments.affine_embedding import ended
-from experiments.networks import actual_width, against_width, by_network, describe_trend, trends
+from experiments.networks import actual_width, against_width, by_network, describe_trend, trends, without_trend
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.verdict import Claim, Verdict
@@ -114,6 +114,13 @@ def judge(results):
             f"{name}: distance {describe_trend(trend, power_law=True)}, at the largest width {distance.mean:.2g}; network "
             f"minus linearised test accuracy there {gap.mean:.3g} [{gap.low:.3g}, {gap.high:.3g}] over {gap.n} seeds"
         )
+    if not parts:
+        measured = "; ".join(
+            f"{name}: distance {rows['initial/distance'].mean():.2g}, test accuracy "
+            f"{rows['trained/test_accuracy'].mean():.3g}, linearised {rows['initial/test_accuracy'].mean():.3g}"
+            for name, rows in by_network(table)
+        )
+        return Verdict("undecided", f"{without_trend(table)}. Measured: {measured}.", test)
     outcome = "refuted" if "refuted" in outcomes else "supported" if outcomes == {"supported"} else "undecided"
     return Verdict(outcome, "; ".join(parts) + ".", test)
 
@@ -125,16 +132,7 @@ def figures(results):
     figure, axes = plots.new(1, 2, width=5)
     against_width(axes[0, 0], table, "initial/distance", "distance of test predictions / movement")
     axes[0, 0].legend(title="linearised at the start, against the network")
-    kinds = (("trained", "network"), ("initial", "linearised at the start"), ("final", "final NTK"))
-    styles = plots.styles()
-    for architecture_name, rows in by_network(table):
-        widths = rows.apply(actual_width, axis=1)
-        levels = sorted(set(widths))
-        for kind, label in kinds:
-            intervals = [t_interval(rows[f"{kind}/test_accuracy"][widths == w]) for w in levels]
-            plots.interval_line(axes[0, 1], levels, intervals, label=f"{architecture_name}: {label}", **next(styles))
-    axes[0, 1].set_xscale("log", base=2)
-    axes[0, 1].set_xticks(levels, levels)
-    axes[0, 1].set(xlabel="width", ylabel="test accuracy")
+    kinds = {"trained": "network", "initial": "linearised at the start", "final": "final NTK"}
+    against_width(axes[0, 1], table, {f"{k}/test_accuracy": label for k, label in kinds.items()}, "test accuracy")
     axes[0, 1].legend()
     return {"linearization": figure}

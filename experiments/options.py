@@ -111,8 +111,7 @@ def expand(experiment, options):
         if model not in models.MODELS and not model.endswith(".keras"):
             allowed = f"{', '.join(models.MODELS)}, or the path of a .keras file"
             raise ValueError(f"unknown model {model!r}{hint(model, models.MODELS)}; allowed: {allowed}")
-    known = {model: models.options(model) for model in grid["model"]}
-    shared = set().union(*known.values())
+    shared = set().union(*map(models.options, grid["model"]))
     # What the person did not ask for and no model has falls away here, so that the axes repeat the run when asked for.
     unasked = set(leaves(models.NetworkConfig)) - set(options) - {"model", "dtype"} - shared
     grid.update({name: [getattr(models.NetworkConfig, name)] for name in unasked & set(grid)})
@@ -121,7 +120,7 @@ def expand(experiment, options):
     configs = []
     for values in itertools.product(*grid.values()):
         config = make(experiment.Config, dict(zip(grid, values)))
-        unused = shared - set(known[config.network.model])
+        unused = shared - set(models.options(config.network.model))
         config = replace(config, {name: getattr(models.NetworkConfig, name) for name in unused})
         for part in (config.data, getattr(config, "training", None), config):  # not every experiment trains
             if hasattr(part, "validate"):

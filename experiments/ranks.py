@@ -96,9 +96,9 @@ class EditConfig:
 
 
 def treatment(epsilon, edit, train=True):
-    """`untrained`, `natural, plain`, `adversarial 24, rank_min 0.5`: a readable name of training and edit."""
+    """`before training`, `natural, plain`, `adversarial 24, rank_min 0.5`: a readable name of training and edit."""
     if not train:
-        return "untrained"
+        return "before training"
     training = f"adversarial {epsilon:g}" if epsilon else "natural"
     return f"{training}, {'plain' if edit == 'none' else edit.replace('=', ' ')}"
 

@@ -24,7 +24,7 @@ CLAIM = Claim(
 )
 GRID = {"model": ["mlp", "convnet"], "epsilon": [0.0, 8.0], "seed": [0, 1, 2], "edit": list(EDITS), **ranks.EDIT_GRID}
 MEASURES = {
-    "untrained/rank": "relative effective rank untrained",
+    "untrained/rank": "relative effective rank before training",
     "trained/rank": "trained",
     "rank/relative": "at the end, edits included",
     "rank/effective": "effective rank (mean over layers)",
@@ -119,7 +119,7 @@ def judge(results):
     level = 1 - 0.05 / max(1, len(groups))
     test = (
         f"Per network and training, paired t-interval ({level:.4g} level, Bonferroni) over seeds of the change in relative "
-        "effective rank (mean over layers) from the untrained to the trained network. Supported where it falls in all, refuted "
+        "effective rank (mean over layers) from before to after training. Supported where it falls in all, refuted "
         "where it rises in one."
     )
     if not groups:
@@ -157,7 +157,7 @@ def variants(results, rows):
         arrays = [results.arrays[identity] for identity in group["config_id"]]
         if key[0] and name.startswith("natural, plain"):
             start = [{k.removeprefix("untrained/"): v for k, v in a.items() if k.startswith("untrained/")} for a in arrays]
-            lines.append((name.replace("natural, plain", "untrained"), start))
+            lines.append((name.replace("natural, plain", "before training"), start))
         lines.append((name, [a for a in arrays if "relative_rank" in a]))
     return [(name, seeds) for name, seeds in lines if seeds]
 

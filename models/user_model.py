@@ -39,8 +39,18 @@ def load_user_model(path, input_shape, num_classes, dtype=None):
         raise ValueError(f"model file {path} gives outputs of shape {received}, but the data needs {expected}")
     dtypes = {variable.dtype for variable in model.trainable_variables} | {outputs[0].dtype}
     if dtype is not None and dtypes != {dtype}:
-        raise ValueError(f"model file {path} computes in {', '.join(sorted(dtypes))}, but {dtype} was asked for")
+        raise ValueError(
+            f"model file {path} computes in {', '.join(sorted(dtypes))}, but {dtype} was asked for; "
+            f"allowed: --dtype={'|'.join(sorted(dtypes))}"
+        )
     _require_logits(model, path, input_shape)
+    return _functional(model) if isinstance(model, keras.Sequential) else model
+
+
+def _functional(sequential):
+    """The same network, each of whose layers has one input: a loaded Sequential has called its layers several times."""
+    model = keras.models.clone_model(keras.Model(sequential.inputs, sequential.outputs, name=sequential.name))
+    model.set_weights(sequential.get_weights())
     return model
 
 

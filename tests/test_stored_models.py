@@ -1,0 +1,90 @@
+"""A person's own .keras file in every experiment that takes one ends in a verdict, be it Sequential or functional."""
+import importlib
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from experiments import runner
+from models.user_model import load_user_model
+from reporting.verdict import OUTCOMES
+
+TRAINED = {"epochs": 2, "train_size": 60, "test_size": 40, "seed": [0, 1]}
+EXPERIMENTS = {
+    "run_ntk drift": {**TRAINED, "ntk_sample": 10},
+    "run_ntk evolution": {**TRAINED, "ntk_sample": 10},
+    "run_ntk features": {**TRAINED, "feature_sample": 20},
+    "run_ntk linearization": TRAINED,
+    "run_norm norm_bias": TRAINED,
+    "run_norm norm_profile": TRAINED,
+    "run_norm randomization": {**TRAINED, "label_noise": [0.0, 1.0], "pixel_noise": "none", "explicit": "none"},
+    "run_norm minimum_norm": {"train_size": 50, "kernel": "ntk", "seed": 0},
+    "run_rank robustness": {**TRAINED, "epsilon": 0.0, "edit": "none", "finetune_epochs": 1, "steps": 1, "test_steps": 1},
+    "run_rank spectra": {**TRAINED, "epsilon": 0.0, "edit": "none"},
+    "run_local_minima initialization": {**TRAINED, "initialization": "default", "hessian_products": 50},
+    "run_local_minima sharpness": {**TRAINED, "batch_size": 5},
+}
+
+
+def sequential():
+    hidden = [layers.Dense(12, activation="relu") for _ in range(2)]
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), *hidden, layers.Dense(10)])
+
+
+def functional():
+    x = keras.Input((8, 8, 1))
+    h = layers.Conv2D(4, 3, activation="relu")(x)
+    h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(h)))
+    return keras.Model(x, layers.Dense(10)(layers.GlobalAveragePooling2D()(h)))
+
+
+def stored(folder, make, dtype="float32"):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    model = make()
+    keras.config.set_dtype_policy(before)
+    model.save(folder / f"{make.__name__}.keras")
+    return model, str(folder / f"{make.__name__}.keras")
+
+
+def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
+    model, path = stored(tmp_path, sequential)
+    loaded = load_user_model(path, (8, 8, 1), 10)
+    x = np.random.default_rng(0).random([3, 8, 8, 1], np.float32)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    features = keras.Model(loaded.input, loaded.layers[-1].input)
+    np.testing.assert_array_equal(features(x) @ loaded.layers[-1].kernel + loaded.layers[-1].bias, model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [sequential, functional])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path):
+    script, experiment = name.split()
+    module = importlib.import_module(script).EXPERIMENTS[experiment]
+    dtype = module.Config().network.dtype
+    _, path = stored(tmp_path, make, dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # Matplotlib's: a legend of nothing
+        report = importlib.import_module(script).run(
+            experiment, out_dir=tmp_path / "results", quiet=True, model=path, **EXPERIMENTS[name]
+        )
+    assert report.verdict.outcome in OUTCOMES and (report.folder / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_stored_relu_mlp_is_certified(tmp_path):
+    _, path = stored(tmp_path, sequential, "float64")
+    options = {"embedding_epochs": 1, "ball_points": 1, "directions": 1, **TRAINED}
+    report = importlib.import_module("run_local_minima").run("embedding", out_dir=tmp_path, quiet=True, model=path, **options)
+    assert (report.results.table["certificate/radius"] > 0).all()
+
+
+@pytest.mark.parametrize(("script", "experiment"), [("run_ntk", "infinite_width"), ("run_norm", "expressivity")])
+def test_experiments_that_build_their_networks_refuse_it_in_one_line(script, experiment, tmp_path):
+    _, path = stored(tmp_path, sequential)
+    with pytest.raises(runner.InvalidInput, match="takes no --model") as error:
+        importlib.import_module(script).run(experiment, out_dir=tmp_path, quiet=True, model=path)
+    assert "\n" not in str(error.value)
