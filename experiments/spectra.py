@@ -27,9 +27,9 @@ MEASURES = {
     "untrained/rank": "relative effective rank before training",
     "trained/rank": "trained",
     "rank/relative": "at the end, edits included",
-    "rank/effective": "effective rank (mean over layers)",
-    "rank/stable": "stable rank",
-    "rank/entropy": "entropy rank",
+    "rank/effective": "effective rank, l1/l2 of the singular values, mean over layers",
+    "rank/stable": "stable rank, (l2/max)^2",
+    "rank/entropy": "entropy rank, exp of their entropy",
     "test/accuracy": "test accuracy",
 }
 

@@ -11,6 +11,13 @@ def varying(table, fields):
     return names or ["model"]
 
 
+def setting(value):
+    """A config field's value as its flag is written, tuples as 1-2-4; '-' where the config has none."""
+    if isinstance(value, tuple | list):
+        return "-".join(map(str, value)) or "-"
+    return "-" if value is None or value != value else value
+
+
 def number(value):
     """Four significant digits, without a needless exponent."""
     if value is None or not np.isfinite(value):
@@ -40,7 +47,7 @@ def summary(table, fields, measures):
     groups = varying(table, fields)
     rows = []
     for key, rows_of_key in table.groupby(groups, sort=False, dropna=False):
-        row = dict(zip(groups, key if isinstance(key, tuple) else (key,)))
+        row = dict(zip(groups, map(setting, key if isinstance(key, tuple) else (key,))))
         row["seeds"] = rows_of_key["seed"].nunique()
         for column, heading in measures.items():
             if column in rows_of_key:
@@ -59,7 +66,7 @@ def seeds(table, fields, measures):
     for _, rows_of_key in table.groupby(groups, sort=False, dropna=False):
         for _, row in rows_of_key.iterrows():
             values = {heading: number(row[column]) for column, heading in measures.items() if column in table}
-            rows.append({**{name: row[name] for name in (*groups, "seed")}, **values, "seconds": f"{row['seconds']:.1f}"})
+            rows.append({**{name: setting(row[name]) for name in (*groups, "seed")}, **values, "seconds": f"{row['seconds']:.1f}"})
     return pd.DataFrame(rows)
 
 

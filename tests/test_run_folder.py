@@ -266,9 +266,11 @@ def test_tuples_and_missing_values_make_groups_of_their_own():
     frame = table()
     frame["widths"] = [(8,), (8,), (4, 4), (4, 4), (), ()]
     summary = tables.summary(frame, ["model", "widths", "seed"], {"loss": "Loss"})
-    assert summary["widths"].tolist() == [(8,), (4, 4), ()]
+    assert summary["widths"].tolist() == ["8", "4-4", "-"]
     frame["depth"] = [None, None, None, 2, 2, 2]
-    assert tables.summary(frame, ["depth", "seed"], {"loss": "Loss"})["seeds"].tolist() == [3, 3]
+    summary = tables.summary(frame, ["depth", "seed"], {"loss": "Loss"})
+    assert summary["seeds"].tolist() == [3, 3] and summary["depth"].tolist() == ["-", 2]
+    assert tables.seeds(frame.assign(seconds=1.0), ["widths", "seed"], {})["widths"].tolist() == ["8", "8", "4-4", "4-4", "-", "-"]
 
 
 def test_numbers_that_are_all_missing_are_a_dash():
