@@ -66,7 +66,8 @@ def seeds(table, fields, measures):
     for _, rows_of_key in table.groupby(groups, sort=False, dropna=False):
         for _, row in rows_of_key.iterrows():
             values = {heading: number(row[column]) for column, heading in measures.items() if column in table}
-            rows.append({**{name: setting(row[name]) for name in (*groups, "seed")}, **values, "seconds": f"{row['seconds']:.1f}"})
+            fixed = {name: setting(row[name]) for name in (*groups, "seed")}
+            rows.append({**fixed, **values, "seconds": f"{row['seconds']:.1f}"})
     return pd.DataFrame(rows)
 
 

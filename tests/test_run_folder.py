@@ -270,7 +270,8 @@ def test_tuples_and_missing_values_make_groups_of_their_own():
     frame["depth"] = [None, None, None, 2, 2, 2]
     summary = tables.summary(frame, ["depth", "seed"], {"loss": "Loss"})
     assert summary["seeds"].tolist() == [3, 3] and summary["depth"].tolist() == ["-", 2]
-    assert tables.seeds(frame.assign(seconds=1.0), ["widths", "seed"], {})["widths"].tolist() == ["8", "8", "4-4", "4-4", "-", "-"]
+    each = tables.seeds(frame.assign(seconds=1.0), ["widths", "seed"], {})
+    assert each["widths"].tolist() == ["8", "8", "4-4", "4-4", "-", "-"]
 
 
 def test_numbers_that_are_all_missing_are_a_dash():
