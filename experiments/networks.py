@@ -92,14 +92,16 @@ def against_width(axis, table, measures, label):
             continue
         else:
             known = {width: width for width in sorted(set(widths))}
-        for measure, kind in measures.items():
+        for shift, (measure, kind) in zip(np.arange(len(measures)) - (len(measures) - 1) / 2, measures.items()):
             if rows[measure].isna().all():
                 continue
             ticks.update(known)
             intervals = [t_interval(rows[measure][widths == w]) for w in known]
             full = f"{name}: {kind}" if kind else name
-            plots.interval_line(axis, list(known), intervals, label=full, **next(styles))
+            plots.interval_line(axis, np.add(list(known), 0.15 * shift * stored), intervals, label=full, **next(styles))
     axis.set(xlabel="stored model" if stored else "width", ylabel=label)
-    if not stored:
+    if stored:
+        axis.set_xlim(-0.5, len(groups) - 0.5)
+    else:
         axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)], minor=False)

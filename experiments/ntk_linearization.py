@@ -129,10 +129,10 @@ def figures(results):
     table = results.table
     if "initial/distance" not in table:
         return {}
-    figure, axes = plots.new(1, 2, width=5)
+    figure, axes = plots.new(1, 2, width=5, height=4)
     against_width(axes[0, 0], table, "initial/distance", "distance of test predictions / movement")
     axes[0, 0].legend(title="linearised at the start, against the network")
     kinds = {"trained": "network", "initial": "linearised at the start", "final": "final NTK"}
     against_width(axes[0, 1], table, {f"{k}/test_accuracy": label for k, label in kinds.items()}, "test accuracy")
-    axes[0, 1].legend()
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), ncols=3, loc="outside lower center")
     return {"linearization": figure}
