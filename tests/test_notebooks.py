@@ -12,7 +12,7 @@ TINY = {
     "norm": 'OPTIONS.update(norm_target=[100.0], seed=[0], epochs=2, width=8, train_size=100)',
     "rank": 'OPTIONS.update(epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0], epochs=1, train_size=100, width=2, '
             'steps=1, test_steps=1, finetune_epochs=1, edit_epochs=(1,))',
-    "own_model": "IMAGES, TRAIN_IMAGES, EPOCHS = 20, 200, 1",
+    "own_model": "IMAGES, TRAIN_IMAGES, EPOCHS = 20, 200, 2",
 }  # fmt: skip
 
 
