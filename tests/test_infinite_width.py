@@ -96,7 +96,7 @@ def test_judge():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet"}, "chosen by --architecture"),
+        ({"model": "resnet"}, "takes no --model"),
         ({"activation": "leaky_relu"}, r"closed form \(relu, erf\)"),
         ({"architecture": "rnn"}, "unknown architecture 'rnn': allowed are fcn, cnn-flatten, cnn-pool"),
         ({"weight_variance": 0}, "weight variances must be finite and > 0"),

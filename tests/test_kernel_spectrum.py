@@ -117,7 +117,7 @@ def test_edges_of_heat_maps_enclose_their_centres():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet"}, "chosen by --architecture"),
+        ({"model": "resnet"}, "takes no --model"),
         ({"activation": "tanh"}, r"closed form \(relu, erf\), got 'tanh'"),
         ({"architecture": "cnn"}, "unknown architecture 'cnn'"),
         ({"depth": 3}, "--finite_depths"),
