@@ -1,4 +1,5 @@
 """The command line of the four scripts: flags made from the experiments' configs, help by group, errors in one line."""
+import gc
 import os
 import shutil
 import sys
@@ -146,6 +147,7 @@ def defaults(name, experiments):
 def call(run, experiments, flag_values=FLAGS):
     """Call a script's run(...) with the flags' values; bad input ends in one line and exit status 1."""
     logging.set_verbosity(logging.ERROR)  # tensorflow_datasets tells of every file that it opens
+    gc.freeze()  # what the libraries brought with them stays: looking through it after every config took 0.2 s each
     given = {name for module in experiments.values() for name in options.leaves(module.Config)}
     values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
     where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite")}

@@ -138,12 +138,18 @@ def raw(config, seed, data_dir):
     return *train, *test, classes
 
 
-def digits(seed):
+@functools.lru_cache(maxsize=1)
+def read_digits():
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    return (images / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels
+
+
+def digits(seed):
+    from sklearn.model_selection import train_test_split
+
+    images, labels = read_digits()
     # scikit-learn takes 32-bit seeds only
     state = int(generator(seed, SPLIT).integers(2**32))
     x_train, x_test, y_train, y_test = train_test_split(
