@@ -1,4 +1,6 @@
 """The networks of a result table by name, and how a measure moves with their width."""
+import zlib
+
 import numpy as np
 import pandas as pd
 
@@ -10,8 +12,8 @@ LONGEST = 40  # characters of a stored model's path that a figure has room for
 
 
 def short(model):
-    """A model's name; the end of a long path."""
-    return model if len(model) <= LONGEST else "..." + model[3 - LONGEST :]
+    """A model's name; the end of a long path, with a checksum of the whole: names keep networks apart."""
+    return model if len(model) <= LONGEST else f"...{model[8 - LONGEST :]}#{zlib.crc32(model.encode()) & 0xFFFF:04x}"
 
 
 def architecture(row, *, width=False):

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from experiments import runner
+from experiments.networks import LONGEST, short
 from models.user_model import load_user_model
 from reporting.verdict import OUTCOMES
 
@@ -47,6 +48,12 @@ def stored(folder, make, dtype="float32"):
     keras.config.set_dtype_policy(before)
     model.save(folder / f"{make.__name__}.keras")
     return model, str(folder / f"{make.__name__}.keras")
+
+
+def test_long_paths_with_one_end_stay_two_networks():
+    end = "/a_long_path_of_a_checkpoint/at_the_end_of_training.keras"
+    names = {short(folder + end) for folder in ("first", "second")}
+    assert len(names) == 2 and all(len(name) == LONGEST for name in names)
 
 
 def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
