@@ -1,20 +1,21 @@
-# `make run` and `make test` do everything on a fresh machine: they make .venv and install requirements.txt first.
+# `make run` and `make test` do everything on a fresh machine: they make .venv and install what they need first.
 PYTHON ?= python3
 BIN := .venv/bin
+# One test process a core, each with one TensorFlow thread: faster than one process with all of them.
+WORKERS ?= auto
 
 .PHONY: run test test-slow lint clean
 
 run: .venv/installed
 	$(BIN)/python run_local_minima.py
 
-test: .venv/installed
-	$(BIN)/python -m pytest -q -m "not slow"
+test: .venv/developer
+	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
-test-slow: .venv/installed
-	$(BIN)/python -m pytest -q -m slow
+test-slow: .venv/developer
+	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist loadfile
 
-lint: .venv/installed
-	$(BIN)/python -m pip install --quiet ruff
+lint: .venv/developer
 	$(BIN)/ruff check .
 
 clean:
@@ -25,4 +26,8 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/developer: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@

@@ -7,30 +7,25 @@ minimum that is not global. Here with a proof for every network: a certified bal
 """
 from absl import app
 
-from experiments import (
-    affine_embedding,
-    command_line,
-    depth_width,
-    distillation,
-    elimination,
-    initialization,
-    runner,
-    sharpness,
+from experiments import load_experiments
+from harness import command_line, runner
+
+# An experiment is called like its file in experiments/local_minima/; the first is the default.
+EXPERIMENTS = load_experiments(
+    "experiments.local_minima",
+    "affine_minimum",
+    "initialization",
+    "distillation",
+    "depth_width",
+    "elimination",
+    "sharpness",
 )
-
-EXPERIMENTS = {
-    "embedding": affine_embedding,
-    "initialization": initialization,
-    "distillation": distillation,
-    "depth_width": depth_width,
-    "elimination": elimination,
-    "sharpness": sharpness,
-}
+FORMER = {"embedding": "affine_minimum"}  # earlier names of experiments
 
 
-def run(experiment="embedding", **options):
+def run(experiment="affine_minimum", **options):
     """Run one experiment; see runner.run_named for the options. What tests and notebooks call."""
-    return runner.run_named("run_local_minima", EXPERIMENTS, experiment, **options)
+    return runner.run_named("run_local_minima", EXPERIMENTS, experiment, former=FORMER, **options)
 
 
 def main(_):
@@ -38,5 +33,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    command_line.define(EXPERIMENTS)
+    command_line.define(EXPERIMENTS, former=FORMER)
     app.run(main, flags_parser=command_line.parse)

@@ -1,23 +1,27 @@
-"""Is a small norm of the parameters what generalises, and is that why weight decay helps?
+"""Is a small norm of the parameters what generalizes, and is that why weight decay helps?
 
-Goldblum et al. 2020, "Truth or Backpropaganda", section 3: norm-bias, which draws the parameters to a large norm, against
-weight decay, which draws them to 0, on the same seeds; and test accuracy over the whole range of norms. Zhang et al. 2017,
-"Understanding deep learning requires rethinking generalization": do networks generalise because they cannot fit random labels,
-what can they represent, and does the norm of an interpolating solution tell how well it generalises?
+Goldblum et al. 2020, "Truth or Backpropaganda", section 3: norm-bias, which draws the parameters to a large norm,
+against weight decay, which draws them to 0, on the same seeds; and test accuracy over the whole range of norms. Zhang
+et al. 2017, "Understanding deep learning requires rethinking generalization": do networks generalize because they
+cannot fit random labels, what can they represent, and does the norm of an interpolating solution tell how well it
+generalizes?
 
     python run_norm.py --model=resnet --width=8 --train_size=300
 """
 from absl import app
 
-from experiments import command_line, expressivity, minimum_norm, norm_bias, norm_profile, randomization, runner
+from experiments import load_experiments
+from harness import command_line, runner
 
-EXPERIMENTS = {
-    "norm_bias": norm_bias,
-    "norm_profile": norm_profile,
-    "randomization": randomization,
-    "expressivity": expressivity,
-    "minimum_norm": minimum_norm,
-}
+# An experiment is called like its file in experiments/norm/; the first is the default.
+EXPERIMENTS = load_experiments(
+    "experiments.norm",
+    "norm_bias",
+    "norm_profile",
+    "randomization",
+    "expressivity",
+    "minimum_norm",
+)
 
 
 def run(experiment="norm_bias", **options):

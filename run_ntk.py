@@ -7,25 +7,19 @@ does not hold for ResNets. Here with the exact kernel of every network, and tren
 """
 from absl import app
 
-from experiments import (
-    command_line,
-    infinite_width,
-    kernel_spectrum,
-    ntk_drift,
-    ntk_evolution,
-    ntk_features,
-    ntk_linearization,
-    runner,
-)
+from experiments import load_experiments
+from harness import command_line, runner
 
-EXPERIMENTS = {
-    "drift": ntk_drift,
-    "evolution": ntk_evolution,
-    "features": ntk_features,
-    "linearization": ntk_linearization,
-    "infinite_width": infinite_width,
-    "spectrum": kernel_spectrum,
-}
+# An experiment is called like its file in experiments/ntk/; the first is the default.
+EXPERIMENTS = load_experiments(
+    "experiments.ntk",
+    "drift",
+    "evolution",
+    "features",
+    "linearization",
+    "infinite_width",
+    "spectrum",
+)
 
 
 def run(experiment="drift", **options):

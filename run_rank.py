@@ -1,15 +1,21 @@
-"""Does the rank of a network's operators explain its generalisation or its robustness?
+"""Does the rank of a network's operators explain its generalization or its robustness?
 
-Goldblum et al. 2020, "Truth or Backpropaganda", section 5: networks pushed to low and to high rank, naturally and adversarially
-trained, and the spectra of convolutions as the linear operators that they are.
+Goldblum et al. 2020, "Truth or Backpropaganda", section 5: networks pushed to low and to high rank, naturally and
+adversarially trained, and the spectra of convolutions as the linear operators that they are.
 
     python run_rank.py --model=resnet --width=8 --dataset=cifar10 --train_size=2000
 """
 from absl import app
 
-from experiments import command_line, robustness, runner, spectra
+from experiments import load_experiments
+from harness import command_line, runner
 
-EXPERIMENTS = {"robustness": robustness, "spectra": spectra}
+# An experiment is called like its file in experiments/rank/; the first is the default.
+EXPERIMENTS = load_experiments(
+    "experiments.rank",
+    "robustness",
+    "spectra",
+)
 
 
 def run(experiment="robustness", **options):

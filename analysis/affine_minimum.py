@@ -2,8 +2,8 @@
 
 1. fit_affine: the minimum of the convex training loss of f(x) = x A + c.
 2. embed: a ReLU network that equals this affine map on every training input (Goldblum et al., ICLR 2020,
-   arXiv 1910.00359, Lemma 1 and Theorem 1): with A = V S U' of rank s, the first layer is [V S^p, 0] with biases that make
-   every unit positive on the training set, the next ones are diagonal on the s live units, the last is S^p U' and
+   arXiv 1910.00359, Lemma 1 and Theorem 1): with A = V S U' of rank s, the first layer is [V S^p, 0] with biases that
+   make every unit positive on the training set, the next ones are diagonal on the s live units, the last is S^p U' and
    undoes the shift.
 3. certify: a Euclidean radius r such that for every parameter vector within r of the network's, every hidden unit keeps
    its sign on every training input. With h_0 = x, delta_0 = 0 and m_l = r sqrt((||h_{l-1}|| + delta_{l-1})^2 + 1),
@@ -30,7 +30,7 @@ _EPS = np.finfo(np.float64).eps
 
 
 class SeparableDataError(ValueError):
-    """Cross-entropy of an affine map has no minimiser on these data: its infimum is approached at infinity only."""
+    """Cross-entropy of an affine map has no minimizer on these data: its infimum is approached at infinity only."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def fit_affine(x, y, *, loss="squared", tolerance=1e-6, rank=None, max_iteration
     squared: closed form (minimum norm where features are dependent). cross_entropy: L-BFGS on whitened inputs until
     the gradient norm, in the original coordinates, is at most `tolerance`; `converged` tells whether it got there.
     rank: ask for the global minimum over maps of at most this rank (reduced-rank regression; squared loss only).
-    Raises SeparableDataError when cross-entropy has no minimiser because an affine map classifies every example
+    Raises SeparableDataError when cross-entropy has no minimizer because an affine map classifies every example
     correctly (an iterate that does so is the proof), and ValueError for unusable arrays or options.
     """
     x, y = _arrays(x, y, loss)
@@ -329,7 +329,8 @@ def certify(model, affine, x, y, *, loss) -> Certificate:
     The floor. Within the radius the network is x -> x A~ + c~ on the training set, the loss is convex in (A~, c~), and
     loss >= affine loss - ||affine gradient|| * ||(A~, c~) - (A, c)||, and `_map_motion` bounds the last norm.
     After fit_affine(rank=s) with a binding s the affine map is no minimum of the convex problem; the claim then holds
-    only for networks whose narrowest hidden layer has s units (no map of the ball has a larger rank); others are refused.
+    only for networks whose narrowest hidden layer has s units (no map of the ball has a larger rank); others are
+    refused.
 
     Rounding. Pre-activations are trusted up to the usual bound of a float64 dot product, which enters the inequality as
     a further motion of each layer; norms, loss and floor carry a relative allowance of 1e-12. This is float64 with

@@ -19,6 +19,7 @@ least twice as long as wide takes the eigenvalues of its Gram matrix in float64 
 error is at most some 1e-8 of the largest singular value.
 """
 import functools
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
 from analysis.evaluation import dtype_of
+from analysis.keras_internals import all_layers, patched_calls
 
 BLOCK = 2**23  # complex numbers in a batch of matrices (64 MB in single precision): bounds memory on large images
 SMALL = 16  # NumPy's batched decomposition beats one call for each matrix up to this size
@@ -39,6 +41,15 @@ def effective_rank(s):
     """||s||_1 / ||s||_2, in [1, sqrt(len(s))] (Goldblum et al. 2020); 0 for the zero operator."""
     s = np.asarray(s, np.float64)
     return float(s.sum() / np.linalg.norm(s)) if s.any() else 0.0
+
+
+def relative_rank(s: np.ndarray) -> float:
+    """Effective rank ||s||_1 / ||s||_2 over its largest possible value, sqrt(len(s)).
+
+    1 where all singular values are equal, 0 for none: comparable between layers of other sizes.
+    """
+    s = np.asarray(s, np.float64)
+    return float(s.sum() / np.linalg.norm(s) / math.sqrt(len(s))) if s.any() else 0.0
 
 
 def stable_rank(s):
@@ -282,7 +293,9 @@ def _fourier(kernel, size, strides, groups):
 
 
 def _transfer(phases, angles, is_real):
-    """The matrices A of some frequencies, [f, groups, s t in, out / groups], real or complex, in the kernel's precision."""
+    """The matrices A of some frequencies, [f, groups, s t in, out / groups], real or complex, in the kernel's
+    precision.
+    """
     flat = phases.reshape(angles.shape[1], -1)
     result = np.cos(angles).astype(flat.dtype) @ flat
     if not is_real:
@@ -357,7 +370,8 @@ class Operator:
         return {"input_size": self.operator_size, "strides": self.strides, "groups": self.groups}
 
     def assign(self, kernel):
-        """Gives the layer a kernel of the shape that `kernel` has; taps between those of a dilated layer are dropped."""
+        """Gives the layer a kernel of the shape that `kernel` has; taps between those of a dilated layer are dropped.
+        """
         if self.kind != "dense":
             kernel = np.asarray(kernel)[:: self.dilation[0], :: self.dilation[1]]
         self.layer.kernel.assign(np.reshape(kernel, self.layer.kernel.shape))
@@ -427,7 +441,8 @@ def _as_2d(kernel, layer):
 
 
 KNOWN = (
-    keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D
+    keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
 )  # fmt: skip
 UNKNOWN = (
     keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3D, keras.layers.Conv3DTranspose,
@@ -440,7 +455,7 @@ def _layers_in_use(model, input_shape):
     names = {}
 
     def walk(parent, prefix):
-        for layer in parent._flatten_layers(include_self=False, recursive=False):
+        for layer in all_layers(parent, recursive=False):
             if id(layer) not in names:
                 names[id(layer)] = (prefix + layer.name, layer)
                 walk(layer, f"{prefix}{layer.name}/")
@@ -462,22 +477,14 @@ def _layers_in_use(model, input_shape):
         specs = specs[0] if len(specs) == 1 else specs
 
     calls = {}  # layer id -> shapes
-    hooked = [layer for _, layer in names.values() if isinstance(layer, KNOWN)]
-    try:
-        for layer in hooked:
-            layer.call = _recorder(layer, calls)
+
+    def recorder(layer, call):
+        def record(inputs, *args, **kwargs):
+            calls.setdefault(id(layer), []).append(tuple(inputs.shape))
+            return call(inputs, *args, **kwargs)
+
+        return record
+
+    with patched_calls([layer for _, layer in names.values() if isinstance(layer, KNOWN)], recorder):
         tf.function(lambda x: model(x, training=False), autograph=False).get_concrete_function(specs)
-    finally:
-        for layer in hooked:
-            layer.__dict__.pop("call", None)
     return [(*names[key], list(dict.fromkeys(shapes))) for key, shapes in calls.items()]
-
-
-def _recorder(layer, calls):
-    call = type(layer).call.__get__(layer)
-
-    def record(inputs, *args, **kwargs):
-        calls.setdefault(id(layer), []).append(tuple(inputs.shape))
-        return call(inputs, *args, **kwargs)
-
-    return record

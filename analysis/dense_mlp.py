@@ -4,8 +4,8 @@
 
 with J = d vec(f) / d theta. All p directions go through one batched forward pass of tangents and one backward pass of
 their cotangents (Pearlmutter 1994, "Fast exact multiplication by the Hessian"): for some hundred parameters this takes
-milliseconds, where p Hessian-vector products of a Keras model take a second. NumPy in float64, parameters in the order of
-analysis.parameters.get_parameters (kernel [in, out], bias [out], layer by layer).
+milliseconds, where p Hessian-vector products of a Keras model take a second. NumPy in float64, parameters in the order
+of analysis.parameters.get_parameters (kernel [in, out], bias [out], layer by layer).
 """
 import itertools
 
@@ -119,7 +119,10 @@ class DenseMLP:
         return result.reshape(n * k, -1)
 
     def hessian(self, theta):
-        """The Hessian of the mean loss, [p, p], exactly symmetric. Where a ReLU has its kink, that of the piece it is on."""
+        """The Hessian of the mean loss, [p, p], exactly symmetric.
+
+        Where a ReLU has its kink, that of the piece it is on.
+        """
         weights = self._weights(theta)
         hs, slopes, bends, outputs = self._forward(weights)
         tangents = self._weights(np.eye(self.parameter_count))  # kernels [p, in, out]
@@ -142,5 +145,8 @@ class DenseMLP:
             if l:
                 back = delta @ kernel.T
                 moved_back = moved_delta @ kernel.T + delta @ np.swapaxes(v, 1, 2)
-                delta, moved_delta = back * slopes[l - 1], moved_back * slopes[l - 1] + back * bends[l - 1] * moved_zs[l - 1]
+                delta, moved_delta = (
+                    back * slopes[l - 1],
+                    moved_back * slopes[l - 1] + back * bends[l - 1] * moved_zs[l - 1],
+                )
         return (result + result.T) / 2

@@ -3,6 +3,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from analysis.keras_internals import keep_on
 from analysis.losses import LOSSES
 
 
@@ -25,10 +26,11 @@ def predict(model, x, *, batch_size=1024):
 
 def _forward(model):
     """One graph per model, kept with it: tracing anew would cost more than a small network's whole evaluation."""
-    if not hasattr(model, "_inference_graph"):
-        function = tf.function(lambda block: model(block, training=False), reduce_retracing=True)
-        object.__setattr__(model, "_inference_graph", function)  # past Keras' attribute tracking: it is no layer
-    return model._inference_graph
+    return keep_on(
+        model,
+        "_inference_graph",
+        lambda: tf.function(lambda block: model(block, training=False), reduce_retracing=True),
+    )
 
 
 def evaluate(model, x, y, loss, *, batch_size=1024):
@@ -37,6 +39,17 @@ def evaluate(model, x, y, loss, *, batch_size=1024):
     Accuracy is the share of examples whose largest logit is at the largest target.
     """
     return score(predict(model, x, batch_size=batch_size), y, loss)
+
+
+def evaluate_splits(model, data, loss: str, stage: str = "") -> dict[str, float]:
+    """Loss and accuracy on both sets: {"train/loss", "train/accuracy", "test/loss", "test/accuracy"}, in this order.
+
+    data: has x_train, y_train, x_test and y_test (training.data.Data).  stage: goes before every name, as "<stage>/".
+    """
+    result, prefix = {}, f"{stage}/" if stage else ""
+    for split, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
+        result[f"{prefix}{split}/loss"], result[f"{prefix}{split}/accuracy"] = evaluate(model, x, y, loss)
+    return result
 
 
 def score(logits, y, loss):

@@ -27,8 +27,10 @@ class TrainingLoss:
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}, got {loss!r}")
         if len(x) != len(y) or len(x) == 0 or batch_size < 1 or weight_decay < 0:
-            raise ValueError(f"need as many inputs as targets, batch_size >= 1 and weight_decay >= 0, got {len(x)} inputs, "
-                             f"{len(y)} targets, batch_size {batch_size}, weight_decay {weight_decay}")
+            raise ValueError(
+                f"need as many inputs as targets, batch_size >= 1 and weight_decay >= 0, got {len(x)} inputs, "
+                f"{len(y)} targets, batch_size {batch_size}, weight_decay {weight_decay}"
+            )
         self.model, self.weight_decay = model, float(weight_decay)
         self._loss, self._n, self._batch = LOSSES[loss], len(x), min(int(batch_size), len(x))
         dtype = model.trainable_variables[0].dtype
@@ -73,7 +75,7 @@ class TrainingLoss:
         sums = [tf.zeros(v.shape, tf.float64) for v in values]
         for start in tf.range(0, self._n, self._batch):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            with tf.GradientTape(watch_accessed_variables=False) as outer:     # reverse over reverse: the faster one here
+            with tf.GradientTape(watch_accessed_variables=False) as outer:  # reverse over reverse: the faster one here
                 outer.watch(values)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(values)
@@ -123,7 +125,9 @@ class TrainingLoss:
         try:
             for point in points:
                 if np.shape(point) != (self.parameter_count,):
-                    raise ValueError(f"expected points of {self.parameter_count} parameters, got shape {np.shape(point)}")
+                    raise ValueError(
+                        f"expected points of {self.parameter_count} parameters, got shape {np.shape(point)}"
+                    )
                 value = float(self._point_graph(tf.constant(point, tf.float64)))
                 losses.append(value + 0.5 * self.weight_decay * float(np.sum(np.square(point))))
         finally:
@@ -132,7 +136,8 @@ class TrainingLoss:
         return np.array(losses)
 
     def _value_at(self, point):
-        """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss."""
+        """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss.
+        """
         variables = self._values()
         parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
         for variable, part in zip(variables, parts, strict=True):
@@ -147,7 +152,9 @@ def loss_and_gradient(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
 
 def gradient_norm(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
     """Euclidean norm of the full-data gradient, the L2 term included."""
-    return float(np.linalg.norm(loss_and_gradient(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size)[1]))
+    return float(
+        np.linalg.norm(loss_and_gradient(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size)[1])
+    )
 
 
 def hessian_operator(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
@@ -164,9 +171,9 @@ def losses_along(model, x, y, loss, points, *, weight_decay=0.0, batch_size=1024
 class ExtremeEigenvalues:
     """Both ends of a symmetric operator's spectrum as Ritz values theta = v'Hv of unit vectors v.
 
-    An eigenvalue lies within `residual` = ||Hv - theta v|| of theta. But a Ritz value bounds the smallest eigenvalue from
-    above only (and the largest from below): no product can exclude a more negative one in a direction not yet seen, so
-    say "no negative curvature found down to ...".
+    An eigenvalue lies within `residual` = ||Hv - theta v|| of theta. But a Ritz value bounds the smallest eigenvalue
+    from above only (and the largest from below): no product can exclude a more negative one in a direction not yet
+    seen, so say "no negative curvature found down to ...".
     """
     largest: float
     smallest: float
@@ -182,13 +189,13 @@ class ExtremeEigenvalues:
 def extreme_eigenvalues(operator, *, tolerance=1e-6, max_products=1000, seed=0, basis_size=60) -> ExtremeEigenvalues:
     """The largest and the smallest eigenvalue of a symmetric LinearOperator [p, p], from matrix-vector products alone.
 
-    Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22:602, 2000) with full orthogonalisation. One Krylov
-    space serves both ends, and residuals are relative to the largest magnitude; ARPACK takes a run for each end, and its
-    tolerance, relative to the eigenvalue it seeks, is never met at an eigenvalue near 0. Whichever sign dominates, no
-    shift is needed. tolerance: of the residual, relative to the largest magnitude; a float32 operator reaches some 1e-6.
-    If max_products do not suffice, the best pairs are returned with converged=False. The basis holds
-    basis_size vectors [p] in float64: lower it for large models. Deterministic for a given seed.
-    Raises ValueError for an operator that is not square, max_products < 3 or basis_size < 8.
+    Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22:602, 2000) with full orthogonalization. One
+    Krylov space serves both ends, and residuals are relative to the largest magnitude; ARPACK takes a run for each end,
+    and its tolerance, relative to the eigenvalue it seeks, is never met at an eigenvalue near 0. Whichever sign
+    dominates, no shift is needed. tolerance: of the residual, relative to the largest magnitude; a float32 operator
+    reaches some 1e-6. If max_products do not suffice, the best pairs are returned with converged=False. The basis holds
+    basis_size vectors [p] in float64: lower it for large models. Deterministic for a given seed. Raises ValueError for
+    an operator that is not square, max_products < 3 or basis_size < 8.
     """
     p = operator.shape[0]
     if operator.shape != (p, p) or p == 0 or max_products < 3 or basis_size < 8:

@@ -1,8 +1,8 @@
-"""What do two kernels tell: how far did the NTK move during training, and what would the linearised network predict?
+"""What do two kernels tell: how far did the NTK move during training, and what would the linearized network predict?
 
     relative change  ||K1 - K0||_F / ||K0||_F                            (Goldblum et al. 2020, section 4)
     correlation      Pearson's, between the entries of K1 and K0         (same place)
-    linearised net   f(x) = f0(x) + Theta(x, X) Theta(X, X)^-1 (Y - f0(X))     (Jacot et al. 2018; Lee et al. 2019)
+    linearized net   f(x) = f0(x) + Theta(x, X) Theta(X, X)^-1 (Y - f0(X))     (Jacot et al. 2018; Lee et al. 2019)
 
 All in float64 on plain arrays.
 """
@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-ROUNDING = 10 * np.finfo(np.float64).eps  # of lambda_max, times n: Grams of exact rank had up to 2 epsilons in their null space
+# Of lambda_max, times n: Grams of exact rank had up to 2 epsilons in their null space.
+ROUNDING = 10 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
 class KernelDrift:
-    """Comparison of two kernels; norms are Frobenius, condition numbers lambda_max / lambda_min (inf if that is rounding)."""
+    """Comparison of two kernels; norms are Frobenius, condition numbers lambda_max / lambda_min (inf if that is
+    rounding).
+    """
 
     relative_change: float
     correlation: float
@@ -30,12 +33,14 @@ class KernelDrift:
 
 @dataclass(frozen=True)
 class KernelRegression:
-    """The linearised network's predictions, and how far to trust them."""
+    """The linearized network's predictions, and how far to trust them."""
 
     predictions: np.ndarray  # [t, k]
     coefficients: np.ndarray  # [m, k]: (Theta(X, X) + ridge)^-1 (Y - f0(X))
     condition_number: float  # of Theta(X, X) + ridge; inf when it is singular to rounding
-    relative_residual: float  # ||(Theta + ridge) coefficients - targets|| / ||targets||: 0 when the training set is fitted
+    relative_residual: (
+        float  # ||(Theta + ridge) coefficients - targets|| / ||targets||: 0 when the training set is fitted
+    )
     rank: int  # directions kept; the others' eigenvalues are rounding
     full_rank: bool
 
@@ -73,7 +78,7 @@ def kernel_drift(before, after):
 
 
 def kernel_regression(k_train_train, residual_targets, k_test_train, initial_test=None, *, ridge=0.0):
-    """Prediction of the linearised network (trained to convergence by gradient flow on the squared loss).
+    """Prediction of the linearized network (trained to convergence by gradient flow on the squared loss).
 
     Args:
         k_train_train: Theta(X, X), [m, k, m, k]; or [m, m], which then serves every output on its own.
@@ -112,7 +117,9 @@ def kernel_regression(k_train_train, residual_targets, k_test_train, initial_tes
     right = targets.reshape(-1, 1) if full else targets
     eigenvalues, vectors = scipy.linalg.eigh(kernel)
     precision = ROUNDING * len(kernel) * max(eigenvalues[-1], 0)
-    if eigenvalues[-1] <= 0 or -eigenvalues[0] > max(1e-5 * eigenvalues[-1], precision):  # float32 kernels are that inexact
+    if eigenvalues[-1] <= 0 or -eigenvalues[0] > max(
+        1e-5 * eigenvalues[-1], precision
+    ):  # float32 kernels are that inexact
         raise ValueError(
             "k_train_train must be positive semidefinite and not zero; its eigenvalues range from "
             f"{eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}."
@@ -137,7 +144,12 @@ def _matrix(kernel, name):
     kernel = np.asarray(kernel, np.float64)
     size = kernel.shape[0] * kernel.shape[1] if kernel.ndim == 4 else len(kernel) if kernel.ndim == 2 else -1
     half = kernel.ndim // 2
-    if kernel.size != size**2 or not size or kernel.shape[:half] != kernel.shape[half:] or not np.isfinite(kernel).all():
+    if (
+        kernel.size != size**2
+        or not size
+        or kernel.shape[:half] != kernel.shape[half:]
+        or not np.isfinite(kernel).all()
+    ):
         raise ValueError(f"{name} must be a finite kernel [n, k, n, k] or [n, n]; received shape {kernel.shape}.")
     return kernel.reshape(size, size)
 

@@ -2,10 +2,10 @@
 
     Theta[i, a, j, b] = sum_p  df_a(x_i)/dtheta_p  df_b(x_j)/dtheta_p      (Jacot, Gabriel, Hongler 2018)
 
-over the model's trainable weights, with the model in inference mode. The Jacobian is not formed: the forward pass records every
-layer's input h, k backward passes at once give the cotangents d = df/dz of every layer's output, and each layer's part
-follows from h and d (see ntk_layers). Weights of all other layers (embeddings, recurrent or user-made ones, weights shared
-between layers) add the product of their exact Jacobians.
+over the model's trainable weights, with the model in inference mode. The Jacobian is not formed: the forward pass
+records every layer's input h, k backward passes at once give the cotangents d = df/dz of every layer's output, and each
+layer's part follows from h and d (see ntk_layers). Weights of all other layers (embeddings, recurrent or user-made
+ones, weights shared between layers) add the product of their exact Jacobians.
 """
 
 import itertools
@@ -18,19 +18,20 @@ import numpy as np
 import tensorflow as tf
 
 from analysis import ntk_layers
+from analysis.keras_internals import all_layers
 from analysis.ntk_calls import check_inference, hold_back, recorded_calls
 
 BLOCK_BYTES = 3 * 2**29  # recorded inputs and cotangents of one block of samples, when block_size is not given
-_RECORDED = weakref.WeakKeyDictionary()  # model -> (fingerprint, _Recording): traced once, as long as the model stays the same
+# model -> (fingerprint, _Recording): traced once, as long as the model stays the same
+_RECORDED = weakref.WeakKeyDictionary()
 
 
 def empirical_ntk(model, x1, x2=None, *, outputs="full", block_size=None):
     """Empirical NTK of a Keras model, exact to rounding in the model's precision.
 
     Args:
-        model: a built Keras model with one output [n, ...] (flattened to k outputs), whose weights are all
-        float32 or all float64.
-            Weights that are not trainable do not count. Always run with training=False.
+        model: a built Keras model with one output [n, ...] (flattened to k outputs), whose weights are all float32 or
+            all float64. Weights that are not trainable do not count. Always run with training=False.
         x1: inputs [n1, ...] (an array, or the list or dict of arrays that the model takes).
         x2: inputs [n2, ...]; None stands for x1, and only half of the pairs is then computed.
         outputs: "full" for Theta [n1, k, n2, k]; "trace" for sum_a Theta[i, a, j, a] / k, [n1, n2].
@@ -40,13 +41,13 @@ def empirical_ntk(model, x1, x2=None, *, outputs="full", block_size=None):
         float64 array, [n1, k, n2, k] or [n1, n2]; exactly symmetric when x2 is None.
 
     Raises:
-        ValueError: for a model that mixes samples in inference mode, is random or changes its own variables in
-        it, has no trainable
-            weight, several outputs, or weights of other types; for x1, x2, outputs or block_size out of range.
+        ValueError: for a model that mixes samples in inference mode, is random or changes its own variables in it, has
+            no trainable weight, several outputs, or weights of other types; for x1, x2, outputs or block_size out of
+            range.
         MemoryError: when the kernel itself does not fit into the machine's memory.
 
-    Source: Jacot et al. 2018 (definition); Novak et al. 2022, "Fast finite width neural tangent kernel"
-    (layer-wise contraction).
+    Source: Jacot et al. 2018 (definition); Novak et al. 2022, "Fast finite width neural tangent kernel" (layer-wise
+    contraction).
     """
     if outputs not in ("full", "trace"):
         raise ValueError(f"outputs must be 'full' or 'trace'; received {outputs!r}.")
@@ -130,7 +131,9 @@ def ntk_vector_product(model, x, v, *, block_size=None):
             with tf.GradientTape() as inner:
                 f = tf.reshape(model(x, training=False), [-1, k])
             gradients = inner.gradient(f, variables, w, unconnected_gradients="zero")
-            product = tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g) * u) for g, u in zip(gradients, direction, strict=True)])
+            product = tf.add_n(
+                [tf.reduce_sum(tf.convert_to_tensor(g) * u) for g, u in zip(gradients, direction, strict=True)]
+            )
         return outer.gradient(product, w, unconnected_gradients="zero")
 
     direction = None
@@ -148,7 +151,7 @@ class _Recording:
         if not trainable:
             raise ValueError(f"model {model.name!r} has no trainable weights, so its NTK is empty.")
         dtypes = {keras.backend.standardize_dtype(v.dtype) for v in trainable.values()}
-        dtypes |= {layer.compute_dtype for layer in model._flatten_layers(include_self=False) if layer.weights}
+        dtypes |= {layer.compute_dtype for layer in all_layers(model) if layer.weights}
         if len(dtypes) != 1 or not dtypes <= {"float32", "float64"}:
             raise ValueError(
                 f"the layers of model {model.name!r} must all be float32 or all float64; received {sorted(dtypes)}."
@@ -157,7 +160,7 @@ class _Recording:
         self.dtype = dtypes.pop()
         self.layers = [
             layer
-            for layer in model._flatten_layers(include_self=False)
+            for layer in all_layers(model)
             if ntk_layers.layer_kind(layer)
             and any(id(w) in trainable for w in ntk_layers.layer_weights(layer) if w is not None)
         ]
@@ -187,12 +190,14 @@ class _Recording:
         x = tf.nest.map_structure(convert, x)
         if len({len(a) for a in tf.nest.flatten(x)}) != 1:
             raise ValueError(
-                f"all arrays of {name} must have the same number of samples; received {[len(a) for a in tf.nest.flatten(x)]}."
+                f"all arrays of {name} must have the same number of samples; "
+                f"received {[len(a) for a in tf.nest.flatten(x)]}."
             )
         return x
 
     def _pass(self, x):
-        """Traced: [h, d, h, d, ...] over the calls in self.calls; drops layers whose weights are also used elsewhere."""
+        """Traced: [h, d, h, d, ...] over the calls in self.calls; drops layers whose weights are also used elsewhere.
+        """
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             with recorded_calls(self.layers, tape) as calls:
                 f = self.model()(x, training=False)
@@ -201,7 +206,9 @@ class _Recording:
         sources = {key: z for key, (_, _, z) in enumerate(calls) if z is not None}
         reach = dict(zip(sources, tape.gradient(f, list(sources.values())), strict=True)) if sources else {}
         lost = {id(layer) for key, (layer, _, _) in enumerate(calls) if reach.get(key) is None}
-        self.layers = [layer for layer in self.layers if id(layer) not in lost and id(layer) in {id(c[0]) for c in calls}]
+        self.layers = [
+            layer for layer in self.layers if id(layer) not in lost and id(layer) in {id(c[0]) for c in calls}
+        ]
         kept = [(layer, h, z) for layer, h, z in calls if id(layer) not in lost]
         self.calls = [next(i for i, other in enumerate(self.layers) if other is layer) for layer, _, _ in kept]
         if not kept:
@@ -232,7 +239,9 @@ class _Recording:
         return tf.map_fn(sample, x, fn_output_signature=self.dtype)
 
     def _factors(self, x, inline=False):
-        """Traced: [h, d, h, d, ...] over the calls in self.calls, and the Jacobian of all other weights if there are any."""
+        """Traced: [h, d, h, d, ...] over the calls in self.calls, and the Jacobian of all other weights if there are
+        any.
+        """
         flat = []
         if self.layers:
             flat = self._pass(x) if inline else list(self.pass_(*tf.nest.flatten(x)))
@@ -265,7 +274,9 @@ class _Recording:
             layer = self.layers[self.calls[calls[0]]]
             kernel, bias = (w is not None and id(w) in trainable for w in ntk_layers.layer_weights(layer))
             with tf.control_dependencies(parts or []):  # patches, too, are for one layer at a time
-                sides_calls = [[(tf.identity(side[2 * i]), tf.identity(side[2 * i + 1])) for i in calls] for side in sides]
+                sides_calls = [
+                    [(tf.identity(side[2 * i]), tf.identity(side[2 * i + 1])) for i in calls] for side in sides
+                ]
             if ntk_layers.layer_kind(layer) == "matmul":
                 pairs = [factors_of(*ntk_layers.matmul_factors(layer, c)) for c in sides_calls]
                 more = ntk_layers.matmul_parts(pairs[0], pairs[-1], strips, kernel, bias)
@@ -320,7 +331,7 @@ def _recording(model, x):
         tuple((tuple(np.shape(a)[1:]), np.asarray(a).dtype.kind) for a in tf.nest.flatten(x)),
         tuple(id(v) for v in model.trainable_variables),
     ]
-    for layer in model._flatten_layers():
+    for layer in all_layers(model, include_self=True):
         fingerprint.append(
             (
                 id(layer),

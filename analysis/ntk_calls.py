@@ -1,4 +1,4 @@
-"""What happens inside a model's calls: records each layer's input and output, and refuses models whose inference has no NTK."""
+"""What happens inside a model's calls: each layer's input and output; and a refusal of models without an NTK."""
 
 import contextlib
 
@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from analysis import ntk_layers
+from analysis.keras_internals import all_layers, has_sublayers, patched_activation, patched_calls
 
 
 @contextlib.contextmanager
@@ -14,8 +15,8 @@ def recorded_calls(layers, tape):
     """Within it, every call of these layers appends [layer, h, z] (z None where it can't be followed);
     z is watched by the tape.
 
-    z is what the weights act on directly: before the activation, or a normalisation's output. A weight that is read outside the
-    layer's own calls (by another layer, or by the model itself) makes its layer unfollowable too.
+    z is what the weights act on directly: before the activation, or a normalization's output. A weight that is read
+    outside the layer's own calls (by another layer, or by the model itself) makes its layer unfollowable too.
     """
     graph = tf.compat.v1.get_default_graph()
     calls, readers = [], {}
@@ -33,44 +34,39 @@ def recorded_calls(layers, tape):
             inputs = tf.convert_to_tensor(inputs)
             dense = type(layer) is keras.layers.Dense
 
-            def watch(z):
-                z = _linear(inputs, z, tf.convert_to_tensor(layer.kernel)) if dense else z
-                seen.append(z)
-                tape.watch(z)
-                return z if activation is None else activation(z)
+            def watched(activation):
+                def watch(z):
+                    z = _linear(inputs, z, tf.convert_to_tensor(layer.kernel)) if dense else z
+                    seen.append(z)
+                    tape.watch(z)
+                    return z if activation is None else activation(z)
 
-            activation = vars(layer).get("activation")
-            if "activation" in vars(layer):
-                vars(layer)["activation"] = watch
-            try:
+                return watch
+
+            with patched_activation(layer, watched) as has_activation:
                 output = original(tf.stop_gradient(inputs) if dense else inputs, *args, **kwargs)
-            finally:
-                if "activation" in vars(layer):
-                    vars(layer)["activation"] = activation
-            if "activation" not in vars(layer):
-                watch_only = output
-                tape.watch(watch_only)
-                seen.append(watch_only)
+            if not has_activation:
+                tape.watch(output)
+                seen.append(output)
             readers.setdefault(id(layer), set()).update(reading(layer) - before)
             calls.append((layer, inputs, seen[0] if len(seen) == 1 else None))
             return output
 
         return call
 
-    for layer in layers:
-        vars(layer)["call"] = recorder(layer, layer.call)
     try:
-        yield calls
+        with patched_calls(layers, recorder):
+            yield calls
     finally:
-        for layer in layers:
-            del vars(layer)["call"]
         for index, (layer, h, _) in enumerate(calls):
             if reading(layer) - readers.get(id(layer), set()):
                 calls[index] = (layer, h, None)
 
 
 def _linear(x, z, kernel):
-    """z, whose gradient in x is taken with a transposed copy of the kernel: TensorFlow's own product takes twice as long."""
+    """z, whose gradient in x is taken with a transposed copy of the kernel: TensorFlow's own product takes twice as
+    long.
+    """
 
     @tf.custom_gradient
     def output(x):
@@ -92,8 +88,8 @@ def hold_back(inputs, cotangents, steps):
             before this one.
 
     Without it TensorFlow runs the cheap backward passes first, and every call's cotangents are in memory at once.
-    An operation that leads to the cotangents of calls up to i alone waits for the last step with a call above i: what it
-    waits for never needs it, whatever the graph's shape.
+    An operation that leads to the cotangents of calls up to i alone waits for the last step with a call above i: what
+    it waits for never needs it, whatever the graph's shape.
     """
 
     def ancestors(op, known):
@@ -115,13 +111,14 @@ def hold_back(inputs, cotangents, steps):
     for op, call in highest.items():
         above = [tensors for first, tensors in steps if first > call]
         enters = any(highest.get(t.op) != call for t in op.inputs)
-        if above and enters and op.outputs[0].dtype.is_floating:  # constant folding breaks on integers (shapes) that wait
+        # Constant folding breaks on integers (shapes) that wait.
+        if above and enters and op.outputs[0].dtype.is_floating:
             op._add_control_inputs([t.op for t in above[-1]])
 
 
 def check_inference(model, x):
     """Refuses, by the name of the layer at fault, a model whose inference is random, stateful, or mixes samples."""
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not list(layer._layers)] or [model]
+    leaves = [layer for layer in all_layers(model) if not has_sublayers(layer)] or [model]
     x = tf.nest.map_structure(lambda a: tf.concat([a[:1], a[-1:]], 0), x)
     rng = np.random.default_rng(0)
 
@@ -144,13 +141,8 @@ def check_inference(model, x):
 
             return call
 
-        for layer in leaves:
-            vars(layer)["call"] = spy(layer, layer.call)
-        try:
+        with patched_calls(leaves, spy):
             output = model(x, training=False)
-        finally:
-            for layer in leaves:
-                del vars(layer)["call"]
         return output, [*seen, (model, output)]
 
     state = [(v, v.numpy()) for v in model.variables]
@@ -169,12 +161,17 @@ def check_inference(model, x):
     random, mixes = "is random in inference mode", "mixes the samples of a batch in inference mode"
     for runs, rows, fault in (*((again, slice(None), random) for again in repeats), (other, slice(1), mixes)):
         for (layer, a), (_, b) in zip(first, runs, strict=False):
-            if len(a.shape) and a.shape[0] == 2 and not np.allclose(a[rows], b[rows], rtol=1e-5, atol=0, equal_nan=True):
+            if (
+                len(a.shape)
+                and a.shape[0] == 2
+                and not np.allclose(a[rows], b[rows], rtol=1e-5, atol=0, equal_nan=True)
+            ):
                 raise ValueError(
                     f"layer {layer.name!r} ({type(layer).__name__}) {fault}, "
                     "so that the outputs of one sample are no function of that sample alone."
                 )
     if changed:
         raise ValueError(
-            f"the model changes its variable {changed[0].path!r} in inference mode; only stateless inference has an NTK."
+            f"the model changes its variable {changed[0].path!r} in inference mode; "
+            "only stateless inference has an NTK."
         )

@@ -7,11 +7,12 @@ with h [n, S, p] (S positions, p inputs each) and d [n, S, k, o] (o output chann
 `matmul_parts` has the three orders in which this sum can be taken and picks the one with the least work. Positions of
 several calls of a shared layer are simply strung together along S, which adds the calls' Jacobians before the product.
 Any other layer adds J J' of its Jacobian: `gram_parts`.
-(Novak, Sohl-Dickstein, Schoenholz 2022, "Fast finite width neural tangent kernel", section 3, has the costs of such orders.)
+(Novak, Sohl-Dickstein, Schoenholz 2022, "Fast finite width neural tangent kernel", section 3, has the costs of such
+orders.)
 
-Everything here is traced into graphs for given shapes. Parts of the kernel are matrices [rows * k, columns * k], one for each
-strip (first row, last row, first column): when both sides are the same samples, strips start on the diagonal, and what lies
-below it is never computed.
+Everything here is traced into graphs for given shapes. Parts of the kernel are matrices [rows * k, columns * k], one
+for each strip (first row, last row, first column): when both sides are the same samples, strips start on the diagonal,
+and what lies below it is never computed.
 """
 
 import itertools
@@ -27,7 +28,8 @@ def strips_of(n1, n2, k, same):
     """Strips (start, stop, first column): a few row blocks of the upper half, or one strip for different samples."""
     if not same:
         return [(0, n1, 0)]
-    count = min(n1, 4 if n1 * k >= 800 else 2 if n1 * k >= 240 else 1)  # more save operations, yet make for skinny products
+    # More save operations, yet make for skinny products.
+    count = min(n1, 4 if n1 * k >= 800 else 2 if n1 * k >= 240 else 1)
     edges = [n1 * i // count for i in range(count + 1)]
     return [(start, stop, start) for start, stop in itertools.pairwise(edges)]
 
@@ -89,7 +91,8 @@ def matmul_parts(left, right, strips, kernel=True, bias=False, order=None):
 
 
 def _outer(a, b):
-    """a b' as a batch of one: TensorFlow's plain product with a transposed right factor takes twice as long (oneDNN)."""
+    """a b' as a batch of one: TensorFlow's plain product with a transposed right factor takes twice as long (oneDNN).
+    """
     return tf.matmul(a[None], b[None], transpose_b=True)[0]
 
 
@@ -102,7 +105,8 @@ def _position_sums(d):
 
 
 def _chunks(first, last, bytes_each):
-    """Slices of range(first, last), about equally long; temporaries of bytes_each per item stay below the scratch size."""
+    """Slices of range(first, last), about equally long; temporaries of bytes_each per item stay below the scratch size.
+    """
     size = last - first
     count = min(size, math.ceil(size * bytes_each / SCRATCH_BYTES))
     return list(itertools.pairwise([first + size * i // count for i in range(count + 1)]))
@@ -171,7 +175,9 @@ def _einsum_dense_axes(layer):
     contracted = sum(axis not in result for axis in kernel)
     produced = len(kernel) - contracted
     positions = x[: len(x) - contracted]
-    fits = x == positions + kernel[:contracted] and result == positions + kernel[contracted:] and positions and contracted
+    fits = (
+        x == positions + kernel[:contracted] and result == positions + kernel[contracted:] and positions and contracted
+    )
     bias_fits = layer.bias is None or tuple(layer.bias.shape) == tuple(layer.kernel.shape[contracted:])
     return (contracted, produced) if fits and bias_fits and not set(positions) & set(kernel) else None
 
@@ -189,7 +195,9 @@ def _conv_factors(layer, h, d):
     if kernel_size == (1, 1):
         patches = h[:, :: strides[0], :: strides[1]]
     else:
-        patches = tf.image.extract_patches(h, [1, *kernel_size, 1], [1, *strides, 1], [1, *dilation, 1], layer.padding.upper())
+        patches = tf.image.extract_patches(
+            h, [1, *kernel_size, 1], [1, *strides, 1], [1, *dilation, 1], layer.padding.upper()
+        )
     patches = tf.reshape(patches, [n, -1, math.prod(kernel_size) * h.shape[-1]])  # [n, S, kh * kw * in]
     return patches, tf.reshape(d, [k, n, -1, o])
 
@@ -207,7 +215,9 @@ def _normalized(layer, h):
     if isinstance(layer, keras.layers.BatchNormalization):
         shape = [1] * len(h.shape)
         shape[layer.axis] = -1
-        mean, variance = (tf.reshape(tf.cast(v.value, h.dtype), shape) for v in (layer.moving_mean, layer.moving_variance))
+        mean, variance = (
+            tf.reshape(tf.cast(v.value, h.dtype), shape) for v in (layer.moving_mean, layer.moving_variance)
+        )
     else:
         mean, variance = tf.nn.moments(h, layer.axis, keepdims=True)
     return (h - mean) * tf.math.rsqrt(variance + tf.cast(layer.epsilon, h.dtype))
@@ -215,13 +225,16 @@ def _normalized(layer, h):
 
 def matmul_factors(layer, calls):
     """The pair (h [n, S, p], d [k, n, S, o]) of a matmul layer, all its calls' positions strung together."""
-    make = {keras.layers.Dense: _dense_factors, keras.layers.EinsumDense: _einsum_dense_factors}.get(type(layer), _conv_factors)
+    make = {keras.layers.Dense: _dense_factors, keras.layers.EinsumDense: _einsum_dense_factors}.get(
+        type(layer), _conv_factors
+    )
     h, d = zip(*[make(layer, h, d) for h, d in calls], strict=True)
     return (h[0], d[0]) if len(calls) == 1 else (tf.concat(h, 1), tf.concat(d, 2))
 
 
 def jacobian_rows(layer, calls, kernel, bias):
-    """A normalisation's or grouped convolution's Jacobian [n, k, q], summed over calls; kernel may be gamma, bias beta."""
+    """A normalization's or grouped convolution's Jacobian [n, k, q], summed over calls; kernel may be gamma, bias beta.
+    """
     total = 0
     for h, d in calls:
         rows = []

@@ -13,7 +13,9 @@ def split_like(model, vector):
     sizes = [int(np.prod(shape)) for shape in shapes]
     vector = np.asarray(vector)
     if vector.shape != (sum(sizes),):
-        raise ValueError(f"expected a vector of the model's {sum(sizes)} trainable parameters, got shape {vector.shape}")
+        raise ValueError(
+            f"expected a vector of the model's {sum(sizes)} trainable parameters, got shape {vector.shape}"
+        )
     parts = np.split(vector, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 

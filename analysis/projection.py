@@ -1,11 +1,14 @@
 """How much of the targets can a network's Jacobian reach, layer by layer?
 
-At every differentiable stationary point of the squared loss of a network with a linear last layer, the outputs lie in the
-range of J = d vec(f) / d theta and the residual is orthogonal to it, hence (Kawaguchi, Huang, Kaelbling 2019)
+At every differentiable stationary point of the squared loss of a network with a linear last layer, the outputs lie in
+the range of J = d vec(f) / d theta and the residual is orthogonal to it, hence (Kawaguchi, Huang, Kaelbling 2019)
 
-    L = 1/(2n) ||(I - P[J]) vec Y||^2 = 1/(2n) ||Y||^2 - sum_l 1/(2n) ||P[N_l J_l] vec Y||^2,   N_l = I - P[J_1 ... J_{l-1}].
+    L = 1/(2n) ||(I - P[J]) vec Y||^2 = 1/(2n) ||Y||^2 - sum_l 1/(2n) ||P[N_l J_l] vec Y||^2,
 
-Everywhere else L is above that value: the gap, 1/(2n) ||P[J] (vec f - vec Y)||^2, tells how far a point is from stationary.
+with N_l = I - P[J_1 ... J_{l-1}].
+
+Everywhere else L is above that value: the gap, 1/(2n) ||P[J] (vec f - vec Y)||^2, tells how far a point is from
+stationary.
 """
 from dataclasses import dataclass
 
@@ -31,7 +34,9 @@ def project_targets(jacobian, layers, outputs, y) -> Projection:
     """
     outputs, targets = np.asarray(outputs, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     if len(jacobian) != len(targets) or len(outputs) != len(targets):
-        raise ValueError(f"a Jacobian of {len(jacobian)} rows, {len(outputs)} outputs and {len(targets)} targets do not fit")
+        raise ValueError(
+            f"a Jacobian of {len(jacobian)} rows, {len(outputs)} outputs and {len(targets)} targets do not fit"
+        )
     tolerance = max(jacobian.shape) * np.finfo(np.float64).eps * np.sqrt(np.linalg.eigvalsh(jacobian.T @ jacobian)[-1])
     basis, terms, ranks = np.empty((len(targets), 0)), [], []
     for where in layers:

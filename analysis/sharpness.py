@@ -2,10 +2,11 @@
 
     phi(eps, A) = 100 (max_{z in C} f(x + A z) - f(x)) / (1 + f(x)),      C = {z : |z_i| <= eps (|(A^+ x)_i| + 1)}
 
-with A the identity (full space) or a random matrix [p, dimension] of standard normal entries (random subspace). The maximum
-is sought by a few iterations of L-BFGS-B, as in the paper, so that phi is a lower bound of it. At a minimum the gradient is
-about 0, and a convex f is largest at a corner of the box, which steps of the gradient's size do not reach: so the search runs
-in units of the box and starts at the corner to which the gradient at a random point of the box points.
+with A the identity (full space) or a random matrix [p, dimension] of standard normal entries (random subspace). The
+maximum is sought by a few iterations of L-BFGS-B, as in the paper, so that phi is a lower bound of it. At a minimum the
+gradient is about 0, and a convex f is largest at a corner of the box, which steps of the gradient's size do not reach:
+so the search runs in units of the box and starts at the corner to which the gradient at a random point of the box
+points.
 """
 from dataclasses import dataclass
 
@@ -26,8 +27,9 @@ class Sharpness:
 def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sharpness:
     """Keskar et al.'s sharpness of a TrainingLoss at its model's parameters; the model is left as it was.
 
-    epsilon: size of the box.  dimension: of a random subspace; None for the full space.  iterations: of L-BFGS-B, at most.
-    Raises ValueError for epsilon <= 0, iterations < 1, or a dimension outside 1 ... p. A subspace takes 8 p dimension bytes.
+    epsilon: size of the box.  dimension: of a random subspace; None for the full space.  iterations: of L-BFGS-B, at
+    most. Raises ValueError for epsilon <= 0, iterations < 1, or a dimension outside 1 ... p. A subspace takes 8 p
+    dimension bytes.
     """
     centre = get_parameters(surface.model)
     p = len(centre)
@@ -62,7 +64,9 @@ def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sha
                 return -value / slope, -gradient / slope
 
             bounds = np.stack([-np.ones(len(sides)), np.ones(len(sides))], axis=1)
-            minimize(downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations, "ftol": 0})
+            minimize(
+                downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations, "ftol": 0}
+            )
     finally:
         set_parameters(surface.model, centre)
     largest = max(found["largest"], loss)

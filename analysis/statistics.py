@@ -1,7 +1,7 @@
 """How sure is a measured mean, difference or trend?  Student t intervals and tests over seeds (SciPy).
 
-Values that are not finite stand for diverged runs: they are left out and counted in `dropped`, never averaged. A direction
-is "undecided" when the interval holds both answers; one seed or one level never makes a direction.
+Values that are not finite stand for diverged runs: they are left out and counted in `dropped`, never averaged. A
+direction is "undecided" when the interval holds both answers; one seed or one level never makes a direction.
 """
 from dataclasses import dataclass
 
@@ -83,7 +83,10 @@ def _pairs(a, b):
 
 
 def paired_difference(a, b, level=0.95) -> PairedDifference:
-    """Is a, paired with b by seed, greater?  a, b [n]. The sign-flip test is exact up to 13 pairs, else 9 999 seeded draws."""
+    """Is a, paired with b by seed, greater?  a, b [n].
+
+    The sign-flip test is exact up to 13 pairs, else of 9 999 seeded draws.
+    """
     a, b, dropped = _pairs(a, b)
     difference = a - b
     interval = t_interval(difference, level)
@@ -105,8 +108,8 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
 
     A direction needs at least two levels and two complete blocks (seeds), a t-interval of the per-block slopes that
     excludes 0 and, from three levels on, Page's one-sided test at 1 - level. Two levels are a paired comparison only.
-    A block with a missing or non-finite value is dropped. Raises ValueError for unequal lengths, levels <= 0, or a block with
-    a level twice.
+    A block with a missing or non-finite value is dropped. Raises ValueError for unequal lengths, levels <= 0, or a
+    block with a level twice.
     """
     _check_level(level)
     levels, values, blocks = np.asarray(levels, float), np.asarray(values, float), np.asarray(blocks)
@@ -144,8 +147,9 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
 
 
 def rank_correlation(a, b, level=0.95) -> RankCorrelation:
-    """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett & Wright
-    2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap away, and
+    """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett &
+    Wright 2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap
+    away, and
     closes the interval at +-1, as Fisher's own would have no width."""
     _check_level(level)
     a, b, dropped = _pairs(a, b)

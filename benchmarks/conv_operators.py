@@ -51,7 +51,8 @@ def main(_):
     model = build(NetworkConfig("resnet", width=FLAGS.width), (FLAGS.image_size,) * 2 + (3,), 10, seed=0)
     operators = {name: op for name, op in model_operators(model, pad=True).items() if op.kind == "conv"}
     kernels = {name: op.kernel for name, op in operators.items()}
-    singular_values(kernels["stage1_block1_conv1"], 4)  # libraries are loaded and threads started once, outside the time
+    # Libraries are loaded and threads started once, outside of the time.
+    singular_values(kernels["stage1_block1_conv1"], 4)
 
     ours = {name: [] for name in operators}
     plain, edits, worst = {name: [] for name in operators}, [], 0.0
@@ -61,13 +62,18 @@ def main(_):
             ours[name].append(seconds)
             kernel = kernels[name].astype(FLAGS.numpy_dtype)
             with threadpool_limits(FLAGS.blas_threads or None, user_api="blas"):
-                expected, seconds = timed(lambda k=kernel, op=op: numpy_singular_values(k, op.operator_size, op.strides))
+                expected, seconds = timed(
+                    lambda k=kernel, op=op: numpy_singular_values(k, op.operator_size, op.strides)
+                )
             plain[name].append(seconds)
             worst = max(worst, np.abs(values - expected).max() / expected[0])
         if FLAGS.edits:
-            edits.append(timed(lambda: [rank_max(kernels[n], cap=1.5, **op.arguments) for n, op in operators.items()])[1][0])
+            edits.append(
+                timed(lambda: [rank_max(kernels[n], cap=1.5, **op.arguments) for n, op in operators.items()])[1][0]
+            )
 
-    ours, plain = ({name: np.transpose(t) for name, t in times.items()} for times in (ours, plain))  # [wall or cpu, repeats]
+    # [wall or cpu, repeats]
+    ours, plain = ({name: np.transpose(t) for name, t in times.items()} for times in (ours, plain))
     print("| convolution | input | kernel | ours s | NumPy s | ratio |\n|---|---|---|---|---|---|")
     for name, op in operators.items():
         shape, size = "x".join(map(str, kernels[name].shape)), "x".join(map(str, op.operator_size))

@@ -3,10 +3,10 @@
     benchmarks/make_neural_tangents_env.sh
     python -m benchmarks.ntk --neural_tangents_python=.venv-neural-tangents/bin/python
 
-The peers are neural-tangents 0.6.5 and tf.GradientTape.jacobian. Same weights and inputs everywhere, agreement checked; the
-methods' runs alternate and medians are printed, after a warm-up run that compiles. neural-tangents is the fastest of its
-implementations that fit into memory. Peak memory is that of a fresh process per case and method, above its size after
-imports and a run on two samples. Prints a Markdown table.
+The peers are neural-tangents 0.6.5 and tf.GradientTape.jacobian. Same weights and inputs everywhere, agreement checked;
+the methods' runs alternate and medians are printed, after a warm-up run that compiles. neural-tangents is the fastest
+of its implementations that fit into memory. Peak memory is that of a fresh process per case and method, above its size
+after imports and a run on two samples. Prints a Markdown table.
 """
 
 import json
@@ -36,7 +36,9 @@ CASES |= {
 }
 CASES |= {"mlp-1024x3 n=1000 trace": {"kind": "mlp", "width": 1024, "depth": 3, "n": 1000, "outputs": "trace"}}
 IMPLEMENTATIONS = [
-    i + vmap for i in ("STRUCTURED_DERIVATIVES", "NTK_VECTOR_PRODUCTS", "JACOBIAN_CONTRACTION") for vmap in ("", "/vmap")
+    i + vmap
+    for i in ("STRUCTURED_DERIVATIVES", "NTK_VECTOR_PRODUCTS", "JACOBIAN_CONTRACTION")
+    for vmap in ("", "/vmap")
 ]
 LARGEST_PROCESS = 8 * 2**30  # bytes; a method that asks for more is stopped
 LARGEST_JACOBIAN = 3e9  # bytes of n * k * parameters above which neural-tangents' Jacobian contraction is left out
@@ -46,11 +48,15 @@ NOTES = []  # on cases above it
 
 flags.DEFINE_list("cases", ["all"], f"Cases to run, of: {', '.join(CASES)}; or 'all'.")
 flags.DEFINE_integer("repeats", 5, "Paired runs per case.", lower_bound=1)
-flags.DEFINE_string("neural_tangents_python", None, "Python of the neural-tangents environment; left out when not given.")
+flags.DEFINE_string(
+    "neural_tangents_python", None, "Python of the neural-tangents environment; left out when not given."
+)
 flags.DEFINE_list(
     "implementations", IMPLEMENTATIONS, "neural-tangents' implementations to choose from; /vmap sets vmap_axes=0."
 )
-flags.DEFINE_float("candidate_seconds", 20, "An implementation that takes longer for a run, compilation included, is out.")
+flags.DEFINE_float(
+    "candidate_seconds", 20, "An implementation that takes longer for a run, compilation included, is out."
+)
 flags.DEFINE_boolean("jacobian", True, "Also time tf.GradientTape.jacobian (small cases only; it is slow).")
 flags.DEFINE_string("worker", None, "Used by the benchmark itself: folder of the case this process serves.")
 flags.DEFINE_string("method", None, "Used by the benchmark itself: the method this process serves.")
@@ -69,13 +75,14 @@ def build_model(case):
 
         return build(NetworkConfig("resnet", width=case["width"], batch_norm=False), (32, 32, 3), 10, seed=0)
     hidden = [
-        keras.layers.Dense(case["width"], activation="relu", kernel_initializer="he_normal") for _ in range(case["depth"])
+        keras.layers.Dense(case["width"], activation="relu", kernel_initializer="he_normal")
+        for _ in range(case["depth"])
     ]
     return keras.Sequential([keras.Input([3072]), *hidden, keras.layers.Dense(10)])
 
 
 def describe(model):
-    """The functional graph as a list of plain operations, and its weights: what JAX needs to compute the same function."""
+    """The functional graph as a list of plain operations, and its weights: what JAX needs for the same function."""
     model = getattr(model, "_functional", model)
     operations, weights = [], []
     for layer in model.operations:
@@ -157,7 +164,8 @@ def neural_tangents_method(folder, case, implementation):
 
     def run(x=x):
         theta = np.asarray(kernel(x, None, params))
-        return theta.transpose(0, 2, 1, 3) if case["outputs"] == "full" else theta  # neural-tangents' order is [n, n, k, k]
+        # neural-tangents' order is [n, n, k, k]
+        return theta.transpose(0, 2, 1, 3) if case["outputs"] == "full" else theta
 
     return run, x
 
@@ -182,7 +190,9 @@ def keras_method(folder, case, method):
         return [tf.reshape(j, [len(x) * 10, -1]) for j in tape.jacobian(f, variables)]
 
     def run(x=x):
-        theta = sum(tf.matmul(j, j, transpose_b=True).numpy() for j in jacobian(tf.constant(x))).reshape(len(x), 10, len(x), 10)
+        theta = sum(tf.matmul(j, j, transpose_b=True).numpy() for j in jacobian(tf.constant(x))).reshape(
+            len(x), 10, len(x), 10
+        )
         return theta if case["outputs"] == "full" else np.einsum("iaja->ij", theta) / 10
 
     return run, x
@@ -209,7 +219,7 @@ def serve(folder, method):
 
 
 def reset_peak():
-    """Forgets the peak so far (that of the imports), where the system allows it; returns the peak to subtract, in bytes."""
+    """Forgets the peak so far (that of the imports) where the system allows it; returns what to subtract, in bytes."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -238,7 +248,7 @@ class Worker:
         )
 
     def run(self, command="run", seconds=600):
-        """One timed run; None when it died (out of memory, as a rule), took longer than allowed, or was stopped for it."""
+        """One timed run; None when it died (out of memory, as a rule) or took longer than allowed."""
         if self.process.poll() is not None:
             return None
         try:
@@ -317,7 +327,9 @@ def measure(name, case, folder):
     implementation = None
     if FLAGS.neural_tangents_python:
         candidates = [
-            i for i in FLAGS.implementations if not i.startswith("JACOBIAN_CONTRACTION") or jacobian_bytes < LARGEST_JACOBIAN
+            i
+            for i in FLAGS.implementations
+            if not i.startswith("JACOBIAN_CONTRACTION") or jacobian_bytes < LARGEST_JACOBIAN
         ]
         seconds = {}
         for candidate in candidates:
@@ -327,7 +339,9 @@ def measure(name, case, folder):
                 if runs[-1]:
                     seconds[candidate] = min(r["seconds"] for r in runs[1:])
         if not seconds:
-            raise RuntimeError(f"no implementation of neural-tangents finished {name!r} within {FLAGS.candidate_seconds:g} s.")
+            raise RuntimeError(
+                f"no implementation of neural-tangents finished {name!r} within {FLAGS.candidate_seconds:g} s."
+            )
         implementation = min(seconds, key=seconds.get)
         methods.append(implementation)
     times, memory = {m: [] for m in methods}, {}
@@ -350,7 +364,8 @@ def measure(name, case, folder):
     kernels = {m: np.load(os.path.join(folder, f"{m.replace('/', '_')}.npy")) for m in methods}
     ours = kernels["empirical_ntk"]
     difference = max(
-        (np.linalg.norm(ours - k) / np.linalg.norm(k) for m, k in kernels.items() if m != "empirical_ntk"), default=float("nan")
+        (np.linalg.norm(ours - k) / np.linalg.norm(k) for m, k in kernels.items() if m != "empirical_ntk"),
+        default=float("nan"),
     )
     if difference > TOLERANCE:
         exact = float64_kernel(case, model, x)
@@ -359,7 +374,9 @@ def measure(name, case, folder):
     median = {m: float(np.median(t)) for m, t in times.items()}
     operations = operation_count(model, x, case["outputs"]) / 1e9
     gib = {m: b / 2**30 for m, b in memory.items()}
-    ratio = float(np.median(np.divide(times["empirical_ntk"], times[implementation]))) if implementation else float("nan")
+    ratio = (
+        float(np.median(np.divide(times["empirical_ntk"], times[implementation]))) if implementation else float("nan")
+    )
     cells = [
         name,
         f"{median['empirical_ntk']:.3f}",
@@ -385,11 +402,12 @@ def main(_):
     if unknown := set(names) - set(CASES):
         raise app.UsageError(f"unknown cases {sorted(unknown)}; allowed: {', '.join(CASES)}.")
     print(
-        f"Matrix products: {matmul_rate():.0f} GFLOP/s (float32). Seconds: medians of {FLAGS.repeats} paired runs. Peak GiB.\n"
+        f"Matrix products: {matmul_rate():.0f} GFLOP/s (float32). "
+        f"Seconds: medians of {FLAGS.repeats} paired runs. Peak GiB.\n"
     )
     print(
-        "| case | empirical_ntk | neural-tangents | ratio | GFLOP | GFLOP/s | tape.jacobian | GiB | GiB, neural-tangents "
-        "| GiB, tape.jacobian | relative difference | its best implementation |\n|" + "---|" * 12
+        "| case | empirical_ntk | neural-tangents | ratio | GFLOP | GFLOP/s | tape.jacobian | GiB "
+        "| GiB, neural-tangents | GiB, tape.jacobian | relative difference | its best implementation |\n|" + "---|" * 12
     )
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
@@ -399,7 +417,8 @@ def main(_):
         f"neural-tangents: the fastest of {', '.join(FLAGS.implementations)};\nleft out are those that need more than "
         f"{LARGEST_PROCESS / 2**30:g} GiB, or {FLAGS.candidate_seconds:g} s for a run with compilation, and Jacobian\n"
         f"contraction above {LARGEST_JACOBIAN / 1e9:g} GB of Jacobian. tape.jacobian: '-' above "
-        f"{LARGEST_TAPE_JACOBIAN / 1e9:g} GB of Jacobian.\n(!): relative difference (Frobenius, float32) above {TOLERANCE:g}."
+        f"{LARGEST_TAPE_JACOBIAN / 1e9:g} GB of Jacobian.\n"
+        f"(!): relative difference (Frobenius, float32) above {TOLERANCE:g}."
     )
     for note in NOTES:
         print(note)

@@ -1,10 +1,14 @@
-"""What is claimed: one module an experiment (CLAIM, Config, GRID, measure, judge, figures); runner.py drives any of them."""
+"""What is claimed: a room for each script, and in it one module a claim, with what only its claims share beside them.
+"""
+import importlib
 import os
 import sys
 
 
 def _import_tensorflow_quietly():
-    """TensorFlow prints notes on its CPU and CUDA libraries before any log level applies; a script's output stays clean."""
+    """TensorFlow prints notes on its CPU and CUDA libraries before any log level applies; a script's output stays
+    clean.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
         return
@@ -24,3 +28,8 @@ def _import_tensorflow_quietly():
 
 
 _import_tensorflow_quietly()
+
+
+def load_experiments(package, *names):
+    """{name: harness.experiment.Experiment} of the modules `package.name`: an experiment is called like its file."""
+    return {name: importlib.import_module(f"{package}.{name}").EXPERIMENT for name in names}

@@ -20,7 +20,16 @@ from models.resnet import resnet
 from models.resnet_fixup import blocks_per_stage, resnet_fixup
 from models.user_model import load_user_model
 
-__all__ = ["MODELS", "NetworkConfig", "build", "default_width", "load_user_model", "network_name", "options", "validate"]
+__all__ = [
+    "MODELS",
+    "NetworkConfig",
+    "build",
+    "default_width",
+    "load_user_model",
+    "network_name",
+    "options",
+    "validate",
+]
 
 MODELS = {
     "mlp": mlp,
@@ -55,7 +64,8 @@ class NetworkConfig:
     depth: int | None = field(
         default=None,
         metadata={
-            "help": "hidden layers (mlp), blocks per stage (resnet), layers (densenet, resnet_fixup); none: the model's own"
+            "help": "hidden layers (mlp), blocks per stage (resnet), layers (densenet, resnet_fixup); "
+            "none: the model's own"
         },
     )
     activation: str = field(default="relu", metadata={"help": f"of the hidden layers, one of {', '.join(ACTIVATIONS)}"})
@@ -66,6 +76,9 @@ class NetworkConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))  # a list would make the config unhashable
+
+    def validate(self):
+        """Nothing to refuse before the data's shape is known: models.validate has all checks."""
 
 
 def validate(config, input_shape, num_classes):
@@ -85,7 +98,7 @@ def build(config, input_shape, num_classes, *, seed):
     if _is_file(config):
         return load_user_model(config.model, input_shape, num_classes, config.dtype)
     chosen = {option: getattr(config, option) for option in options(config.model)}
-    chosen = {option: value for option, value in chosen.items() if value is not None}
+    chosen = {option: _plain(value) for option, value in chosen.items() if value is not None}
     return MODELS[config.model](tuple(input_shape), num_classes, seed=seed, dtype=config.dtype, **chosen)
 
 
@@ -172,6 +185,11 @@ def _check(config, input_shape, num_classes):
         raise ValueError(f"input_shape must be whole numbers of at least 1; received {tuple(input_shape)}")
     if name in MODELS and name != "mlp" and (len(input_shape) != 3 or min(input_shape[:2]) < 8):
         raise ValueError(f"{name} needs images (height, width, channels) of 8x8 or more; received {tuple(input_shape)}")
+
+
+def _plain(value):
+    """Python's own number for a NumPy one: Keras takes no other."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _is_count(value):

@@ -1,13 +1,14 @@
-"""Networks in NTK parameterisation: finite relatives of the infinitely wide ones of analysis/kernel_limit.py.
+"""Networks in NTK parameterization: finite relatives of the infinitely wide ones of analysis/infinite_width_kernels.py.
 
-Every weight starts as N(0, 1) and is scaled in the forward pass, by sqrt(weight_variance / fan_in), or sqrt(bias_variance)
-for a bias: z = sqrt(weight_variance / fan_in) W h + sqrt(bias_variance) b (Jacot et al. 2018). A bias is here the weight of
-one more input channel of constant value, so that all weights lie in Keras' own Dense and Conv2D layers.
+Every weight starts as N(0, 1) and is scaled in the forward pass, by sqrt(weight_variance / fan_in), or
+sqrt(bias_variance) for a bias: z = sqrt(weight_variance / fan_in) W h + sqrt(bias_variance) b (Jacot et al. 2018). A
+bias is here the weight of one more input channel of constant value, so that all weights lie in Keras' own Dense and
+Conv2D layers.
 """
 import keras
 from keras import layers
 
-from analysis.kernel_limit import ACTIVATIONS, ARCHITECTURES
+from analysis.infinite_width_kernels import ACTIVATIONS, ARCHITECTURES
 from models.layers import LayerFactory, layer_seed
 
 TAPS = 3  # convolutions are 3x3, circular, of stride 1
@@ -54,15 +55,17 @@ def ntk_parameterized(
     seed=0,
     dtype="float32",
 ):
-    """Keras model from inputs [n, *input_shape] to logits [n, num_classes] with `depth` hidden layers of `width` channels.
+    """Keras model from inputs [n, *input_shape] to logits [n, num_classes] with `depth` hidden layers of `width`
+    channels.
 
-    architecture: one of kernel_limit.ARCHITECTURES; all else as in kernel_limit.limit_kernels, whose kernels are this
+    architecture: one of infinite_width_kernels.ARCHITECTURES; all else as in infinite_width_kernels.limit_kernels,
+    whose kernels are this
     network's in the limit of width.  Raises ValueError for unknown names, or no images [h, w, c] for a convolution.
     """
     if architecture not in ARCHITECTURES or activation not in ACTIVATIONS:
         raise ValueError(
-            f"unknown architecture {architecture!r} or activation {activation!r}: allowed are {', '.join(ARCHITECTURES)}; "
-            f"{', '.join(ACTIVATIONS)}"
+            f"unknown architecture {architecture!r} or activation {activation!r}: allowed are "
+            f"{', '.join(ARCHITECTURES)}; {', '.join(ACTIVATIONS)}"
         )
     fcn = architecture == "fcn"
     if not fcn and len(input_shape) != 3:
@@ -85,4 +88,6 @@ def ntk_parameterized(
         x = make.activate(linear(x, width, f"{'dense' if fcn else 'conv'}_{i}"), f"activation_{i}")
     if not fcn:
         x = make.global_pool(x) if architecture == "cnn-pool" else make.flatten(x)
-    return keras.Model(inputs, linear(x, num_classes, "logits"), name=f"ntk_parameterized_{architecture.replace('-', '_')}")
+    return keras.Model(
+        inputs, linear(x, num_classes, "logits"), name=f"ntk_parameterized_{architecture.replace('-', '_')}"
+    )

@@ -1,9 +1,11 @@
-"""A two-layer ReLU network with 2n + d weights that takes any given values at n points in d dimensions, without training.
+"""A two-layer ReLU network with 2n + d weights that takes any given values at n points in d dimensions, without
+training.
 
     c(x) = sum_j w_j max(<a, x> - b_j, 0)                  Zhang et al. 2017, Theorem 1
 
-Project the points on a direction a that tells them apart, z_1 < ... < z_n, and place b_1 < z_1 < b_2 < z_2 < ... < b_n < z_n:
-A_ij = max(z_i - b_j, 0) is lower triangular with diagonal z_i - b_i > 0, and forward substitution solves A w = y.
+Project the points on a direction a that tells them apart, z_1 < ... < z_n, and place b_1 < z_1 < b_2 < z_2 < ... < b_n
+< z_n: A_ij = max(z_i - b_j, 0) is lower triangular with diagonal z_i - b_i > 0, and forward substitution solves A w =
+y.
 """
 import keras
 import numpy as np
@@ -43,12 +45,14 @@ def relu_interpolant(x, y, *, seed=0, dtype="float64", name="relu_interpolant"):
     Layers: flatten, projection (a: d weights), hinges (b: n), output (w: n).
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two points, values that are not finite, points that no direction tells
-            apart in the dtype (equal ones, above all).
+        ValueError: shapes that do not fit, fewer than two points, values that are not finite, points that no direction
+            tells apart in the dtype (equal ones, above all).
     """
     x, y = np.asarray(x), np.asarray(y, np.float64)
     if x.ndim < 2 or len(x) < 2 or y.shape != (len(x),) or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"x [n, ...] and y [n] must be finite with n of at least 2; received shapes {x.shape} and {y.shape}.")
+        raise ValueError(
+            f"x [n, ...] and y [n] must be finite with n of at least 2; received shapes {x.shape} and {y.shape}."
+        )
     points = x.reshape(len(x), -1).astype(dtype)  # [n, d]
     directions = np.random.default_rng(seed).standard_normal((points.shape[1], DIRECTIONS)) / np.sqrt(points.shape[1])
     directions = directions.astype(dtype)
@@ -58,7 +62,9 @@ def relu_interpolant(x, y, *, seed=0, dtype="float64", name="relu_interpolant"):
     z = projections[order, best]
     gaps = np.diff(z)
     if gaps.min() <= 4 * np.finfo(dtype).eps * np.abs(z).max():
-        raise ValueError(f"the {len(x)} points must differ: two of them have equal projections on every direction in {dtype}.")
+        raise ValueError(
+            f"the {len(x)} points must differ: two of them have equal projections on every direction in {dtype}."
+        )
     thresholds = np.concatenate([[z[0] - gaps.mean()], z[:-1] + KNOT * gaps]).astype(dtype)
     hinges = np.maximum(z[:, None] - thresholds.astype(np.float64), 0)  # [n, n], lower triangular
     weights = scipy.linalg.solve_triangular(hinges, y[order], lower=True)

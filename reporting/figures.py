@@ -1,32 +1,37 @@
-"""One look for every figure: colour-blind safe colours with markers and dashes that also tell lines apart in grey."""
+"""One look for every figure: colour-blind safe colours with markers and dashes that also tell lines apart in grey.
+
+Importing this changes nothing in Matplotlib: the look holds inside of `with style():`, where the runner draws.
+"""
 import itertools
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from analysis.statistics import t_interval
 
 # Okabe and Ito's palette without its yellow, ordered so that neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 130,
-        "figure.constrained_layout.use": True,
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-    }
-)
+STYLE = {
+    "figure.dpi": 130,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def style():
+    """Context in which figures are made, drawn and saved: the project's look, and Matplotlib's own again behind it."""
+    return matplotlib.rc_context(STYLE)
 
 
 def styles():
@@ -42,9 +47,47 @@ def new(rows=1, columns=1, *, width=4.8, height=3.4, **options):
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def panel_grid(count, columns=3, *, width=4.8, height=3.4):
+    """(figure, [axis]) of `count` panels in rows of at most `columns`; places that are left over stay empty."""
+    columns = max(1, min(columns, count))
+    figure, axes = new(-(-count // columns), columns, width=width, height=height)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
 def interval_line(axis, x, intervals, *, label, **style):
     """A line through the means of intervals over x, with bars from low to high where there are several seeds."""
     means = [i.mean for i in intervals]
     low = [max(i.mean - i.low, 0) if i.low == i.low else 0 for i in intervals]
     high = [max(i.high - i.mean, 0) if i.high == i.high else 0 for i in intervals]
     axis.errorbar(x, means, [low, high], label=label, capsize=3, markersize=5, **style)
+
+
+def against_width(axis, groups, measures, label):
+    """Means of measures against width, with 95 % t-intervals over seeds, one line per group and measure.
+
+    groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models, which have no
+    width, stand beside each other.
+    """
+    measures = measures if isinstance(measures, dict) else {measures: None}
+    looks, ticks = styles(), {}
+    stored = all(group.widths.isna().all() for group in groups)
+    for place, group in enumerate(groups):
+        if not stored and group.widths.isna().any():
+            continue
+        rows = {place: group.rows} if stored else group.by_width  # {place on the axis: rows, a seed once}
+        known = {place: group.label} if stored else {width: width for width in rows}
+        for shift, (measure, kind) in zip(np.arange(len(measures)) - (len(measures) - 1) / 2, measures.items()):
+            if measure not in group.rows or group.rows[measure].isna().all():
+                continue
+            ticks.update(known)
+            intervals = [t_interval(found[measure]) for found in rows.values()]
+            full = f"{group.label}: {kind}" if kind else group.label
+            interval_line(axis, np.add(list(known), 0.15 * shift * stored), intervals, label=full, **next(looks))
+    axis.set(xlabel="stored model" if stored else "width", ylabel=label)
+    if stored:
+        axis.set_xlim(-0.5, len(groups) - 0.5)
+    else:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)], minor=False)

@@ -39,6 +39,12 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def split_arrays(measures):
+    """(numbers, arrays) of measures: an array with no axis is a number."""
+    arrays = {k: v for k, v in measures.items() if isinstance(v, np.ndarray) and v.ndim}
+    return {k: v for k, v in measures.items() if k not in arrays}, arrays
+
+
 def file_digest(path):
     """SHA-256 of a file's bytes."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -23,7 +23,9 @@ class Progress:
             return
         if self.epochs is None or self.stage != stage:
             self.close_epochs()
-            self.epochs = tqdm(total=epochs, unit="epoch", file=self.stream, leave=False, position=1, dynamic_ncols=True)
+            self.epochs = tqdm(
+                total=epochs, unit="epoch", file=self.stream, leave=False, position=1, dynamic_ncols=True
+            )
             self.stage = stage
         self.epochs.n = row["epoch"]
         self.epochs.set_description(f"  {stage}")

@@ -1,4 +1,5 @@
-"""What a person gets to see of a run: report.html, report.md, results.csv, flags.cfg, figures; in short on the terminal.
+"""What a person gets to see of a run: report.html, report.md, results.csv, flags.cfg, figures; in short on the
+terminal.
 
 Facts holds what there is to say; report.html, report.md and the terminal each say it in their own way.
 """
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from reporting import figures as plots
 from reporting import files, report_html, tables
-from reporting.board import write_overview
 from reporting.run_folder import versions
+from reporting.tensorboard_report import write_overview
 
 
 @dataclass(frozen=True)
@@ -35,38 +37,48 @@ class Facts:
     unconverged: pd.DataFrame
     figures: dict
     repeat: str
-    board: str
+    tensorboard: str
     flags: list
     versions: str
     machine: str
     seconds: str
 
 
-def write_report(folder, experiment, results, verdict, *, script, name, fields, flags, seconds, quiet=False):
-    """Write everything above into `folder`, and print the essence unless quiet.
+def write_results(folder, results, flags, modernize=dict):
+    """Write results.csv and flags.cfg, before anything is made of them; returns the rows of all configs that the folder
+    has.
 
-    fields: names of the config's fields.  flags: lines of an absl flag file that repeats the run.
+    flags: lines of an absl flag file that repeats the run.  modernize: names of earlier versions as today's.
     """
-    table = results.table
-    drawn = experiment.figures(results)
-    rows = everything(folder, table)
+    rows = everything(folder, results.table, modernize)
     with files.atomic(folder / "flags.cfg") as stream:
         stream.write("\n".join(flags) + "\n")
     with files.atomic(folder / "results.csv") as stream:
         rows.to_csv(stream, index=False)
-    write_overview(folder, rows, fields, experiment.MEASURES, drawn)
+    return rows
+
+
+def write_report(folder, experiment, results, verdict, drawn, rows, *, script, name, flags, seconds, quiet=False):
+    """Write report.html, report.md, the figures and TensorBoard's overview, and print the essence unless quiet.
+
+    drawn: {name: matplotlib figure}.  rows: what write_results returned.
+    """
+    table = results.table
+    with plots.style():
+        write_overview(folder, rows, results.fields, experiment.headings, drawn)
+        shown = {name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()}
     facts = Facts(
         title=f"{script}: {name}",
-        claim=experiment.CLAIM,
+        claim=experiment.claim,
         verdict=verdict,
-        summary=tables.summary(table, fields, experiment.MEASURES),
-        keys=[*tables.varying(table, fields), "seeds"],
-        seeds=tables.seeds(table, fields, experiment.MEASURES),
+        summary=tables.summary(results, experiment.headings),
+        keys=[*tables.varying(results), "seeds"],
+        seeds=tables.seeds(results, experiment.headings),
         diverged=diverged(table),
         unconverged=unconverged(table),
-        figures={name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()},
+        figures=shown,
         repeat=f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}",
-        board=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
+        tensorboard=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
         flags=flags,
         versions=versions_used(folder, table["config_id"]),
         machine=machine(),
@@ -94,8 +106,10 @@ def markdown(facts):
         "## Figures",
         *(f"![{what}](figures/{name}.png)" for name, (what, _) in facts.figures.items()),
         "## How this was made",
-        f"Repeat it: `{facts.repeat}`\n\nLook at the training: `{facts.board}`\n\nEvery config: [results.csv](results.csv), "
-        f"flags: [flags.cfg](flags.cfg)\n\nVersions: {facts.versions}. Machine: {facts.machine}. Seconds: {facts.seconds}.",
+        f"Repeat it: `{facts.repeat}`",
+        f"Look at the training: `{facts.tensorboard}`",
+        "Every config: [results.csv](results.csv), flags: [flags.cfg](flags.cfg)",
+        f"Versions: {facts.versions}. Machine: {facts.machine}. Seconds: {facts.seconds}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -109,7 +123,7 @@ def print_report(folder, facts):
     print(f"\nVerdict  {facts.verdict}\nTest     {facts.verdict.test}\n")
     print(f"Report   {folder / 'report.html'}, {folder / 'report.md'}")
     print(f"Figures  {', '.join(str(Path(folder) / 'figures' / f'{name}.png') for name in facts.figures)}")
-    print(f"Board    {facts.board}")
+    print(f"Board    {facts.tensorboard}")
 
 
 def save(folder, name, figure):
@@ -142,14 +156,21 @@ def diverged(table):
 
 
 def unconverged(table):
-    """config_id and measures of the configs whose algorithms say, in a column `..converged`, that they did not converge."""
+    """config_id and measures of the configs whose algorithms say, in a column `..converged`, that they did not
+    converge.
+
+    A measure that is missing (of a run that diverged, say) is none that did not converge.
+    """
     names = [name for name in table if str(name).endswith("converged")]
-    found = {row["config_id"]: [name for name in names if row[name] is False] for _, row in table.iterrows()}
+    found = {row["config_id"]: [name for name in names if row[name] == 0] for _, row in table.iterrows()}  # False, or 0
     return pd.DataFrame([{"config_id": who, "not converged": ", ".join(what)} for who, what in found.items() if what])
 
 
-def everything(folder, table):
-    """The rows of this run, followed by those of configs that earlier calls finished in the same folder."""
+def everything(folder, table, modernize=dict):
+    """The rows of this run, followed by those of configs that earlier calls finished in the same folder.
+
+    modernize: takes {name: value} with names of earlier versions, returns it with today's.
+    """
     others = []
     for path in sorted((folder / "runs").glob("*/result.json")):
         if path.parent.name not in set(table["config_id"]):
@@ -161,13 +182,15 @@ def everything(folder, table):
                 continue  # copied from another config's folder
             # JSON has lists where a config has tuples
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-            row = {"config_id": content["config_id"], **fields, **content["measures"]}
+            row = {"config_id": content["config_id"], **modernize({**fields, **content["measures"]})}
             others.append({**row, "seconds": content["seconds"]})
     return pd.concat([table, pd.DataFrame(others)], ignore_index=True) if others else table
 
 
 def versions_used(folder, config_ids):
-    """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs; several of one where they differ."""
+    """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs; several of one where they
+    differ.
+    """
     found = {}
     for config_id in config_ids:
         with suppress(OSError, ValueError):

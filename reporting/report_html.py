@@ -10,20 +10,16 @@ STYLE = """
     --supported: #5fd3b0; --refuted: #ff9b73; --undecided: #b9c2ce; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 84rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 1.25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
-p, dd, li { max-width: 75ch; overflow-wrap: anywhere; }
-blockquote { margin: 0; font-size: 1.2rem; line-height: 1.4; max-width: 60ch; }
-cite, caption, figcaption, .test { color: var(--soft); }
-cite { display: block; margin-top: .3rem; }
-.verdict { margin: 1.5rem 0; padding: .8rem 1rem; background: var(--shade); border-left: .35rem solid var(--outcome); }
-.verdict h2 { margin: 0; border: 0; color: var(--outcome); }
-.verdict p { margin: .4rem 0; }
-.supported { --outcome: var(--supported); } .refuted { --outcome: var(--refuted); } .undecided { --outcome: var(--undecided); }
-/* Two shades lie under the ends of a table, and covers of paper over them: where more is to come, the shade shows. */
-.table { overflow-x: auto; border: 1px solid var(--line); background:
+body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, "Segoe UI", Roboto,
+sans-serif; } main { max-width: 84rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; } h1 { font-size: 1.6rem; line-height:
+1.2; margin: 0 0 1.25rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; border-bottom: 1px
+solid var(--line); padding-bottom: .2rem; } p, dd, li { max-width: 75ch; overflow-wrap: anywhere; } blockquote { margin:
+0; font-size: 1.2rem; line-height: 1.4; max-width: 60ch; } cite, caption, figcaption, .test { color: var(--soft); } cite
+{ display: block; margin-top: .3rem; } .verdict { margin: 1.5rem 0; padding: .8rem 1rem; background: var(--shade);
+border-left: .35rem solid var(--outcome); } .verdict h2 { margin: 0; border: 0; color: var(--outcome); } .verdict p {
+margin: .4rem 0; } .supported { --outcome: var(--supported); } .refuted { --outcome: var(--refuted); } .undecided {
+--outcome: var(--undecided); } /* Two shades lie under the ends of a table, and covers of paper over them: where more is
+to come, the shade shows. */ .table { overflow-x: auto; border: 1px solid var(--line); background:
   linear-gradient(to right, var(--paper) 40%, transparent) left / 2.5rem 100% local,
   linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% local,
   linear-gradient(to right, var(--edge), transparent) left / .8rem 100% scroll,
@@ -48,7 +44,8 @@ a { color: inherit; }
   :root { color-scheme: light; --ink: #000; --soft: #333; --paper: #fff; --shade: #fff; --line: #999;
     --supported: #00614a; --refuted: #a8320a; --undecided: #333; }
   main { max-width: none; padding: 0; } figure, tr, .verdict { break-inside: avoid; } h2 { break-after: avoid; }
-  .table { overflow: visible; border: 0; } table { font-size: .62rem; } th, td { padding: .15rem .3rem; white-space: normal; }
+  .table { overflow: visible; border: 0; } table { font-size: .62rem; } th, td { padding: .15rem .3rem; white-space:
+  normal; }
 }
 """
 # The page asks nobody for anything: what it shows is in it.
@@ -89,7 +86,7 @@ def page(facts):
 <h2>How this was made</h2>
 <dl>
 <dt>Repeat it</dt><dd><pre>{escape(facts.repeat)}</pre></dd>
-<dt>Look at the training</dt><dd><pre>{escape(facts.board)}</pre></dd>
+<dt>Look at the training</dt><dd><pre>{escape(facts.tensorboard)}</pre></dd>
 <dt>Versions</dt><dd>{escape(facts.versions)}</dd>
 <dt>Machine</dt><dd>{escape(facts.machine)}</dd>
 <dt>Seconds</dt><dd>{escape(facts.seconds)}</dd>
@@ -111,7 +108,9 @@ def troubles(facts):
         ("Diverged", facts.diverged, "Configs whose loss or weights became infinite or NaN, and the epoch"),
         ("Not converged", facts.unconverged, "Configs with measures whose algorithm reached its limit of steps first"),
     )
-    return "\n".join(f"<h2>{head}</h2>\n{table(rows, caption, 1, 'text')}" for head, rows, caption in found if len(rows))
+    return "\n".join(
+        f"<h2>{head}</h2>\n{table(rows, caption, 1, 'text')}" for head, rows, caption in found if len(rows)
+    )
 
 
 def table(frame, caption, keys, kind="numbers"):

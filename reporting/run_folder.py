@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from reporting import files
-from reporting.board import FINAL, pixels, session
+from reporting.tensorboard_report import FINAL, pixels, session
 
 CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
 
@@ -39,12 +39,21 @@ def versions():
 class Run:
     """One config's place in the run folder, and what a training run reports to while it goes on."""
 
-    def __init__(self, folder, config_id, fields, progress=None):
-        """folder: the experiment's.  fields: the flat config, for hparams and result.json.  progress: see progress.py."""
+    def __init__(self, folder, config_id, fields, progress=None, memo=None, knows_stage=None):
+        """folder: the experiment's.  fields: the flat config, for hparams and result.json.  progress: see progress.py.
+
+        memo: what the configs of one call share (harness/memo.py); nothing is shared when None.  knows_stage: does the
+        experiment declare a training stage of this name?  Any name will do when None.
+        """
         self.folder = Path(folder) / "runs" / config_id
         self.events = Path(folder) / "tensorboard" / config_id
         self.config_id, self.fields, self.progress = config_id, fields, progress
-        self.history, self._writer = {}, None
+        self.memo, self.knows_stage = memo, knows_stage or (lambda stage: True)
+        self.history, self._writer, self._begun = {}, None, set()
+
+    def once(self, key, function):
+        """function(), computed once for all configs of a call that ask with an equal key (see harness/memo.py)."""
+        return self.memo.once(key, function) if self.memo else function()
 
     # -- finished results
 
@@ -72,13 +81,8 @@ class Run:
         path = self.folder / "history.csv"
         return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
-    def finish(self, measures, seconds):
+    def finish(self, numbers, arrays, seconds):
         """Keep the measures of a finished config: numbers in result.json, arrays in arrays.npz."""
-        clash = sorted(set(measures) & set(self.fields))
-        if clash:
-            raise ValueError(f"measures must not be named like fields of the config, got {', '.join(clash)}")
-        arrays = {k: v for k, v in measures.items() if isinstance(v, np.ndarray) and v.ndim}
-        numbers = {k: v for k, v in measures.items() if k not in arrays}
         written = []
         if arrays:
             written.append("arrays.npz")
@@ -117,6 +121,16 @@ class Run:
 
     # -- while it trains
 
+    def begin(self, stage):
+        """A training stage begins; ValueError if its name is not declared, or was used before in this config."""
+        if not self.knows_stage(stage):
+            raise ValueError(f"training stage {stage!r} is not among the stages that the experiment declares")
+        if stage in self._begun:
+            raise ValueError(
+                f"training stage {stage!r} was used before: the second would take up the first's checkpoint"
+            )
+        self._begun.add(stage)
+
     def save_checkpoint(self, stage, state):
         """state: {"arrays": {name: array}, ...JSON values}."""
         meta = {k: v for k, v in state.items() if k != "arrays"}
@@ -124,7 +138,10 @@ class Run:
         files.write_arrays(path, state["arrays"], config_id=self.config_id, stage=stage, **meta)
 
     def load_checkpoint(self, stage):
-        """The state that save_checkpoint kept, or None (a damaged one too). One of another config raises ForeignCheckpoint."""
+        """The state that save_checkpoint kept, or None (a damaged one too).
+
+        One of another config raises ForeignCheckpoint.
+        """
         path = self.folder / "checkpoint" / f"{stage}.npz"
         try:
             arrays, meta = files.read_arrays(path)
@@ -134,7 +151,9 @@ class Run:
             self.say(f"{error}: this training starts again")
             return None
         if (meta.pop("config_id", None), meta.pop("stage", None)) != (self.config_id, stage):
-            raise ForeignCheckpoint(f"checkpoint {path} belongs to another config: delete it, or choose another --out_dir")
+            raise ForeignCheckpoint(
+                f"checkpoint {path} belongs to another config: delete it, or choose another --out_dir"
+            )
         self.history[stage] = list(meta["rows"])
         return {"arrays": arrays, **meta}
 

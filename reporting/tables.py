@@ -3,19 +3,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import t_interval
+from judging.wording import field_text
 
 
-def varying(table, fields):
-    """The config fields, the seed apart, that differ between the rows of a table; the model's name where none does."""
-    names = [f for f in fields if f != "seed" and table[f].map(str).nunique() > 1]
+def varying(results):
+    """The config fields, the seed apart, that differ between the rows of results; the model's name where none does."""
+    table = results.table
+    names = [f for f in results.fields if f in table and f != "seed" and table[f].map(field_text).nunique() > 1]
     return names or ["model"]
-
-
-def setting(value):
-    """A config field's value as its flag is written, tuples as 1-2-4; '-' where the config has none."""
-    if isinstance(value, tuple | list):
-        return "-".join(map(str, value)) or "-"
-    return "-" if value is None or value != value else value
 
 
 def number(value):
@@ -39,41 +34,41 @@ def with_interval(values):
     return text + (f" ({missing} missing)" if missing else "")
 
 
-def summary(table, fields, measures):
+def summary(results, headings):
     """One row per config without its seed: the fields that vary, the number of seeds, each measure with its interval.
 
-    table: rows of results.  fields: names of the config fields.  measures: {column: heading}.
+    headings: {column: heading} of the measures.
     """
-    groups = varying(table, fields)
-    rows = []
-    for key, rows_of_key in table.groupby(groups, sort=False, dropna=False):
-        row = dict(zip(groups, map(setting, key if isinstance(key, tuple) else (key,))))
-        row["seeds"] = rows_of_key["seed"].nunique()
-        for column, heading in measures.items():
-            if column in rows_of_key:
-                row[heading] = with_interval(rows_of_key[column])
+    names, rows = varying(results), []
+    for group in results.groups(apart=()):
+        row = {name: field_text(group.first[name]) for name in names}
+        row["seeds"] = group.rows["seed"].nunique()
+        row.update(
+            {text: with_interval(group.rows[column]) for column, text in headings.items() if column in group.rows}
+        )
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def seeds(table, fields, measures):
+def seeds(results, headings):
     """One row per config: the fields that vary, its seed, every measure as text, the seconds it took.
 
-    Arguments as in `summary`, and in its order: the seeds of one config follow each other.
+    In the order of `summary`: the seeds of one config follow each other.
     """
-    groups = varying(table, fields)
-    rows = []
-    for _, rows_of_key in table.groupby(groups, sort=False, dropna=False):
-        for _, row in rows_of_key.iterrows():
-            values = {heading: number(row[column]) for column, heading in measures.items() if column in table}
-            fixed = {name: setting(row[name]) for name in (*groups, "seed")}
+    names, rows = varying(results), []
+    for group in results.groups(apart=()):
+        for _, row in group.rows.iterrows():
+            values = {text: number(row[column]) for column, text in headings.items() if column in group.rows}
+            fixed = {name: field_text(row[name]) for name in (*names, "seed")}
             rows.append({**fixed, **values, "seconds": f"{row['seconds']:.1f}"})
     return pd.DataFrame(rows)
 
 
 def markdown(table):
     """A DataFrame as a Markdown table."""
-    cell = lambda value: str(value).replace("|", "\\|")  # noqa: E731
+    def cell(value):
+        return str(value).replace("|", "\\|")
+
     lines = ["| " + " | ".join(map(cell, table.columns)) + " |", "|" + " --- |" * len(table.columns)]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)

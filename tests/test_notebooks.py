@@ -1,4 +1,5 @@
-"""Every notebook runs from its first cell to its last, at tiny settings, and was saved with the outputs of a whole run."""
+"""Every notebook runs from its first cell to its last, at tiny settings, and was saved with the outputs of a whole run.
+"""
 from pathlib import Path
 
 import nbclient
@@ -10,8 +11,8 @@ TINY = {
     "local_minima": "OPTIONS.update(width=[16], depth=[1], seed=[0], epochs=2, embedding_epochs=1, train_size=100)",
     "ntk": 'OPTIONS.update(width=[4, 8], depth=[1], seed=[0], epochs=1, train_size=100)',
     "norm": 'OPTIONS.update(norm_target=[100.0], seed=[0], epochs=2, width=8, train_size=100)',
-    "rank": 'OPTIONS.update(epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0], epochs=1, train_size=100, width=2, '
-            'steps=1, test_steps=1, finetune_epochs=1, edit_epochs=(1,))',
+    "rank": 'OPTIONS.update(train_epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0], epochs=1, train_size=100, '
+            'width=2, attack_steps=1, test_steps=1, finetune_epochs=1, edit_epochs=(1,))',
     "own_model": "IMAGES, TRAIN_IMAGES, EPOCHS = 20, 200, 2",
 }  # fmt: skip
 
@@ -28,7 +29,9 @@ def cells(book, tag):
 def test_saved_with_the_outputs_of_a_whole_run(name):
     book = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     nbformat.validate(book)
-    code = [cell for cell in book.cells if cell.cell_type == "code" and "tensorboard" not in cell.metadata.get("tags", [])]
+    code = [
+        cell for cell in book.cells if cell.cell_type == "code" and "tensorboard" not in cell.metadata.get("tags", [])
+    ]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
@@ -48,6 +51,8 @@ def test_runs_from_the_first_cell_to_the_last(name, tmp_path):
     parameters.source += f"\n{where}\n{TINY[name]}"
     book.cells = [cell for cell in book.cells if "tensorboard" not in cell.metadata.get("tags", [])]
     # TensorBoard's cell starts a server that outlives the notebook: test_tensorboard.py has one of its own.
-    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    ).execute()
     printed = "".join(o.get("text", "") for cell in book.cells if cell.cell_type == "code" for o in cell.outputs)
     assert any(outcome in printed for outcome in ("SUPPORTED", "REFUTED", "UNDECIDED"))

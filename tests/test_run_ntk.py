@@ -1,31 +1,78 @@
-"""run_ntk.py: kernels that stand still at learning rate 0, exact resume with probes, verdicts, presets, bad input."""
-import dataclasses
+"""run_ntk.py end to end: kernels that stand still at learning rate 0, groups by every flag, presets, bad input."""
+import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from absl import flags
 
 import run_ntk
-from experiments import command_line, ntk_drift, ntk_evolution, ntk_features, ntk_linearization, options
-from experiments.runner import InvalidInput, Results
-from reporting.verdict import OUTCOMES
-from training.data import DataConfig, load
-from training.fit import TrainingConfig, fit
+from experiments.ntk import spectrum
+from harness import command_line, grid
+from harness.runner import InvalidInput
+from training.fit import TrainingConfig
 
 TINY = {"dataset": "gaussian", "train_size": 60, "test_size": 40, "epochs": 2, "batch_size": 30, "quiet": True}
+UNTRAINED = {"dataset": "gaussian", "train_size": 30, "test_size": 10, "quiet": True}
+DIAGRAM = {
+    **UNTRAINED, "width": 8, "steps": 5, "curve_depth": 12, "weight_variances": (0.5, 1.75, 3.0), "depths": (1, 4),
+    "finite_weight_variances": (0.5, 3.0), "finite_depths": (1, 2),
+}  # fmt: skip
+OPTIONS = {"infinite_width": {**UNTRAINED, "depth": 1, "ntk_sample": 4}, "spectrum": DIAGRAM}
 PRESETS = sorted((Path(run_ntk.__file__).parent / "presets").glob("*/ntk_*.cfg"))
 
 
-def run(tmp_path, experiment, **changes):
-    return run_ntk.run(experiment, out_dir=tmp_path, **{**TINY, **changes})
+def run(folder, experiment, **changes):
+    return run_ntk.run(experiment, out_dir=folder, **{**OPTIONS.get(experiment, TINY), **changes})
 
 
-def test_drift_is_exactly_zero_at_learning_rate_zero(tmp_path):
-    table = run(tmp_path, "drift", width=8, depth=1, seed=0, learning_rate=0.0).results.table
-    assert table["ntk/relative_change"].item() == 0 and table["ntk/correlation"].item() == pytest.approx(1, abs=1e-12)
-    assert table["parameters/change"].item() == 0
+def drawn(report):
+    return {path.name for path in (report.folder / "figures").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory):
+    """Evolution at two learning rates, one of them 0."""
+    return run(
+        tmp_path_factory.mktemp("evolution"), "evolution", width=4, depth=1, seed=[0, 1], learning_rate=[0.0, 0.1],
+        epochs=4, num_checkpoints=3, ntk_sample=4,
+    )  # fmt: skip
+
+
+def test_evolution_measures_at_geometric_epochs(evolved):
+    assert all(arrays["evolution/epochs"].tolist() == [1, 2, 4] for arrays in evolved.results.arrays.values())
+
+
+def test_evolution_judges_each_learning_rate_by_its_own_seeds(evolved):
+    """Two seeds at two learning rates were counted as four."""
+    assert evolved.verdict.reason.count("over 2 seeds") == 2 and "4 seeds" not in evolved.verdict.reason
+    assert "learning rate 0: 0 [0, 0] over 2 seeds" in evolved.verdict.reason
+    assert drawn(evolved) == {"ntk_evolution.png"}
+
+
+def test_kernels_stand_still_at_learning_rate_0_and_move_at_another(evolved):
+    still, moving = (evolved.results.over(learning_rate=rate) for rate in (0.0, 0.1))
+    assert (still["ntk/relative_change"] == 0).all()
+    assert still["ntk/correlation"].to_numpy() == pytest.approx(1, abs=1e-12)
+    assert (moving["ntk/relative_change"] > 0.01).all() and (moving["ntk/correlation"] < 1 - 1e-6).all()
+
+
+def test_the_last_measure_of_evolution_is_that_of_drift(evolved, tmp_path):
+    """The same network and training: neither knows of the other."""
+    report = run(tmp_path, "drift", width=4, depth=1, seed=0, learning_rate=0.1, epochs=4, ntk_sample=4)
+    wanted = evolved.results.over(learning_rate=0.1, seed=0)
+    for name in ("ntk/relative_change", "ntk/correlation", "train/loss", "test/accuracy"):
+        assert report.results.table[name].item() == wanted[name].item()
+
+
+@pytest.mark.slow
+def test_drift_beside_a_second_learning_rate_counts_each_seed_once(tmp_path):
+    """This trained everything and ended in a traceback, without results.csv."""
+    axes = {"width": [2, 4], "seed": [0, 1], "learning_rate": [0.01, 0.1]}
+    report = run(tmp_path, "drift", **axes, depth=1, epochs=1, ntk_sample=3)
+    assert report.verdict.reason.count("learning rate") == 2
+    assert set(re.findall(r"\d seeds", report.verdict.reason)) == {"2 seeds"}
+    assert (report.folder / "results.csv").exists() and drawn(report) == {"ntk_against_width.png", "ntk_heat_maps.png"}
 
 
 @pytest.mark.slow
@@ -34,79 +81,62 @@ def test_drift_on_every_architecture(tmp_path):
         tmp_path, "drift", model=["mlp", "convnet", "resnet"], depth=1, width=4, seed=0,
         batch_norm=[True, False], skip=[True, False], ntk_sample=6, train_size=30, test_size=20,
     )  # fmt: skip
-    assert len(report.results.table) == 1 + 1 + 4
-    assert report.verdict.outcome in OUTCOMES
-    assert {p.name for p in (report.folder / "figures").iterdir()} == {"ntk_against_width.png", "ntk_heat_maps.png"}
-
-
-def test_one_width_is_a_measurement_and_no_trend(tmp_path):
-    verdict = run(tmp_path, "drift", width=8, depth=1, seed=[0, 1]).verdict
-    assert verdict.outcome == "undecided" and "several widths" in verdict.reason and "correlation" in verdict.reason
+    assert len(report.results.table) == 1 + 1 + 4 and report.results.table["ntk/correlation"].between(-1, 1).all()
+    assert report.verdict.outcome == "undecided" and "One width" in report.verdict.reason
+    assert drawn(report) == {"ntk_against_width.png", "ntk_heat_maps.png"}
 
 
 @pytest.mark.slow
-def test_evolution_measures_at_geometric_epochs_and_features_and_linearization_run(tmp_path):
-    report = run(tmp_path, "evolution", width=8, depth=1, seed=[0, 1], epochs=8, moments=4)
-    arrays = next(iter(report.results.arrays.values()))
-    assert arrays["evolution/epochs"].tolist() == [1, 2, 4, 8] and report.verdict.outcome in OUTCOMES
-    # The last measure against initialization is that of drift, for the same network and training.
-    assert arrays["evolution/relative_change"][-1] == report.results.table["ntk/relative_change"].iloc[0]
+def test_features(tmp_path):
     report = run(tmp_path, "features", width=[4, 8], depth=1, seed=[0, 1], feature_sample=30)
     assert report.results.table["features/gram_correlation"].between(-1, 1).all()
-    report = run(tmp_path, "linearization", width=[4, 64], depth=1, seed=[0, 1], train_size=20)
-    assert report.results.table["initial/residual"].iloc[-1] < 1e-3 and report.verdict.outcome in OUTCOMES
+    still = run(tmp_path, "features", width=4, depth=1, seed=0, feature_sample=30, learning_rate=0.0).results.table
+    assert still["features/gram_change"].item() == 0
+    assert still["features/distance_correlation"].item() == pytest.approx(1)
 
 
-def test_probes_survive_a_resume(tmp_path):
-    """A run interrupted between two measured epochs ends with the same kernels as an uninterrupted one."""
-    import keras
-
-    from models import NetworkConfig, build
-    from reporting.run_folder import Run
-
-    data = load(DataConfig(train_size=100, test_size=20), seed=0)
-    training = TrainingConfig(epochs=4, batch_size=50)
-
-    class Interrupt(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 3:
-                raise KeyboardInterrupt
-
-    def probe(model, epoch):
-        return {"sum": np.array(sum(float(np.sum(v.numpy())) for v in model.trainable_variables))} if epoch in (1, 4) else None
-
-    def network():
-        return build(NetworkConfig(width=4, depth=1), data.input_shape, 10, seed=0)
-
-    whole = fit(network(), data, training, seed=0, probe=probe)
-    with pytest.raises(KeyboardInterrupt):
-        fit(network(), data, training, seed=0, run=Run(tmp_path, "a", {}), callbacks=[Interrupt()], probe=probe)
-    resumed = fit(network(), data, training, seed=0, run=Run(tmp_path, "a", {}), probe=probe)
-    assert sorted(resumed.probes) == [1, 4] and resumed.probes == whole.probes
+@pytest.mark.slow
+def test_linearization_beside_a_second_training_size(tmp_path):
+    report = run(tmp_path, "linearization", width=[4, 64], depth=1, seed=[0, 1], train_size=[10, 20])
+    assert (report.results.table["initial/residual"][report.results.table["width"] == 64] < 1e-3).all()
+    assert report.verdict.reason.count("over 2 seeds") == 2 and drawn(report) == {"linearization.png"}
 
 
-def table(correlation, change, *, noise=0.01):
-    rng = np.random.default_rng(0)
-    rows = [
-        {"model": "mlp", "widths": (), "width": width, "depth": 1, "activation": "relu", "batch_norm": True, "skip": True,
-         "seed": seed, "config_id": f"{width}-{seed}",
-         "ntk/correlation": correlation(width) + noise * rng.standard_normal(),
-         "ntk/relative_change": change(width) + noise * rng.standard_normal()}
-        for width in (16, 64, 256) for seed in (0, 1, 2)
-    ]  # fmt: skip
-    return Results(pd.DataFrame(rows), {}, {})
+@pytest.mark.slow
+def test_distance_from_the_limit_falls_with_width(tmp_path):
+    report = run(tmp_path, "infinite_width", width=[8, 64, 512], seed=[0, 1, 2])
+    means = report.results.table.groupby("width")["ntk/distance"].mean()
+    assert means[8] > 2 * means[64] > 4 * means[512] and "width^-0." in report.verdict.reason
+    assert drawn(report) == {"infinite_width.png"}
 
 
-def test_judge_of_drift():
-    still = ntk_drift.judge(table(lambda w: 1 - 4 / w, lambda w: 4 / w))
-    moving = ntk_drift.judge(table(lambda w: 4 / w, lambda w: 1.0))
-    noise = ntk_drift.judge(table(lambda w: 0.5, lambda w: 0.5, noise=0.2))
-    assert (still.outcome, moving.outcome, noise.outcome) == ("supported", "refuted", "undecided")
-    diverged = table(lambda w: np.nan, lambda w: np.nan)
-    assert ntk_drift.judge(diverged).outcome == "undecided"
-    for module in (ntk_drift, ntk_evolution, ntk_features, ntk_linearization):
-        empty = diverged.table.drop(columns=["ntk/correlation", "ntk/relative_change"])
-        assert module.judge(Results(empty, {}, {})).outcome == "undecided"
+@pytest.mark.slow
+def test_spectrum_repeats_to_the_bit(tmp_path):
+    report = run(tmp_path / "a", "spectrum", seed=[0, 1])
+    arrays = next(iter(report.results.arrays.values()))
+    assert arrays["map/train"].shape == (3, 3) and arrays["finite/train"].shape == (4,)
+    assert drawn(report) == {"spectrum_against_depth.png", "phase_diagram.png", "heat_maps.png", "prediction.png"}
+    again = run(tmp_path / "b", "spectrum", seed=0)
+    for name, values in next(iter(again.results.arrays.values())).items():
+        np.testing.assert_array_equal(values, arrays[name], err_msg=name)
+    assert again.verdict.outcome == "undecided"  # one seed
+
+
+@pytest.mark.slow
+def test_spectrum_without_finite_networks_is_a_map_and_no_verdict(tmp_path):
+    report = run(
+        tmp_path, "spectrum", finite_depths=(), finite_weight_variances=(), architecture="cnn-pool", depths=(1,),
+        curve_depth=1, train_size=4, test_size=2, seed=0,
+    )  # fmt: skip
+    assert report.verdict.outcome == "undecided" and "No finite network" in report.verdict.reason
+    assert "prediction.png" not in drawn(report)
+
+
+@pytest.mark.slow
+def test_spectrum_ends_where_all_finite_networks_diverged(tmp_path, monkeypatch):
+    monkeypatch.setattr(spectrum, "train_finite", lambda *_: (np.nan, np.nan))
+    report = run(tmp_path, "spectrum", seed=[0, 1])
+    assert report.verdict.outcome == "undecided" and "8 finite networks diverged" in report.verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -115,10 +145,30 @@ def test_judge_of_drift():
         ("drift", {"ntk_sample": 1}, "ntk_sample must be at least 2"),
         ("drift", {"ntk_sample": 61}, "61 images was asked of 60"),
         ("evolution", {"epochs": 1}, "at least 2 epochs"),
+        ("evolution", {"moments": 1}, "num_checkpoints must be at least 2"),  # its former name
+        ("evolution", {"ntk_sample": 61}, "61 images was asked of 60"),
         ("features", {"feature_sample": 5}, "feature_sample"),
         ("linearization", {"loss": "cross_entropy"}, "loss must be squared"),
         ("linearization", {"train_size": 3000}, "smaller --train_size"),
         ("linearization", {"ridge": -1.0}, "ridge"),
+        ("infinite_width", {"model": "resnet"}, "takes no --model"),
+        ("infinite_width", {"activation": "leaky_relu"}, r"closed form \(relu, erf\)"),
+        ("infinite_width", {"architecture": "rnn"}, "architecture 'rnn': allowed are fcn, cnn-flatten, cnn-pool"),
+        ("infinite_width", {"weight_variance": 0}, "weight variances must be finite and > 0"),
+        ("infinite_width", {"bias_variance": float("inf")}, "bias_variance must be finite"),
+        ("infinite_width", {"ntk_sample": 1}, "at least 2 images"),
+        ("infinite_width", {"ntk_sample": 31}, "31 images was asked of 30"),
+        ("spectrum", {"model": "resnet"}, "takes no --model"),
+        ("spectrum", {"activation": "tanh"}, r"closed form \(relu, erf\), got 'tanh'"),
+        ("spectrum", {"architecture": "cnn"}, "unknown architecture 'cnn'"),
+        ("spectrum", {"depth": 3}, "--finite_depths"),
+        ("spectrum", {"weight_variances": (0.0, 1.0)}, "must be finite and > 0"),
+        ("spectrum", {"bias_variance": -0.1}, "bias_variance must be finite and >= 0"),
+        ("spectrum", {"finite_depths": ()}, "must both hold values, or both be empty"),
+        ("spectrum", {"finite_depths": (2, 2)}, "finite_depths must differ from each other"),
+        ("spectrum", {"depths": (0, 1)}, "must be at least 1"),
+        ("spectrum", {"step_size": 1.0}, "strictly between 0 and 1"),
+        ("spectrum", {"train_size": 3991}, "4000 images together"),
         ("drfit", {}, "unknown experiment"),
     ],
 )
@@ -133,12 +183,12 @@ def test_presets_are_valid_grids(preset):
     values = flags.FlagValues()
     command_line.define(run_ntk.EXPERIMENTS, flag_values=values)
     values([str(preset), f"--flagfile={preset}"])
-    module = run_ntk.EXPERIMENTS[values.experiment]
-    given = {name: values[name].value for name in options.leaves(module.Config) if values[name].value is not None}
-    configs, _ = options.expand(module, given)
+    experiment = run_ntk.EXPERIMENTS[values.experiment]
+    given = {name: values[name].value for name in grid.leaves(experiment.config) if values[name].value is not None}
+    configs, _ = grid.expand(experiment, given)
     assert {c.seed for c in configs} == {0, 1, 2}
     assert values.experiment == "spectrum" or len(configs) >= 9  # a phase diagram is one config
     if values.experiment == "drift" and preset.parent.name == "paper":
         expected = TrainingConfig(epochs=600, learning_rate=0.01, decay_epochs=(60, 120, 160), decay_factor=0.2,
                                   regularizer="weight_decay", coefficient=5e-4)  # fmt: skip
-        assert {dataclasses.replace(c.training) for c in configs} == {expected}
+        assert {c.training for c in configs} == {expected}

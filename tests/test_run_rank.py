@@ -1,21 +1,27 @@
-"""run_rank.py: both experiments end to end on small networks, what the edits do, judges on made tables, bad input."""
+"""run_rank.py: both experiments end to end on small networks, what edits do and runs share, presets, bad input."""
+import re
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
+from absl import flags
 
 import run_rank
-from experiments import ranks, robustness, spectra
-from experiments.options import expand
-from experiments.runner import InvalidInput, Results
-from models import NetworkConfig, build
-from reporting.verdict import OUTCOMES
+from analysis.evaluation import evaluate
+from experiments.rank.layer_spectra import spectrum_measures
+from harness import command_line, grid
+from harness.runner import InvalidInput
+from models import NetworkConfig, build, validate
+from training.data import DataConfig, load
 
+PRESETS = sorted((Path(run_rank.__file__).parent / "presets").glob("*/rank_*.cfg"))
 TINY = {"dataset": "gaussian", "train_size": 100, "test_size": 30, "batch_size": 25, "learning_rate": 0.02, "epochs": 3,
         "finetune_epochs": 2, "edit_epochs": (1,)}  # fmt: skip
 CONVNET = {"model": "convnet", "width": 2}
+MLP = {"model": "mlp", "width": 4, "depth": 2}
+ATTACKS = {"attack_steps": 2, "test_epsilons": (0.0, 8.0), "test_steps": 2}
 
 
 def run(experiment, folder, **options):
@@ -24,23 +30,27 @@ def run(experiment, folder, **options):
         return run_rank.run(experiment, out_dir=folder, quiet=True, **{**TINY, **options})
 
 
+# -- robustness
+
+
 @pytest.fixture(scope="module")
 def robust(tmp_path_factory):
-    options = {"epsilon": [0.0, 8.0], "steps": 2, "test_epsilons": (0.0, 8.0), "test_steps": 2, "seed": [0, 1]}
-    return run("robustness", tmp_path_factory.mktemp("robust"), **CONVNET, **options, rank_cut=0.8, rank_cap=1.2)
+    options = {**CONVNET, **ATTACKS, "train_epsilon": [0.0, 8.0], "seed": [0, 1], "rank_cut": 0.8, "rank_cap": 1.2}
+    return run("robustness", tmp_path_factory.mktemp("robust"), **options)
 
 
 @pytest.mark.slow
 def test_edits_lower_and_raise_the_rank_and_start_from_one_trained_network(robust):
     table = robust.results.table
-    assert len(table) == 12 and robust.verdict.outcome in OUTCOMES
-    for _, group in table.groupby(["epsilon", "seed"]):
-        assert group["base/test_accuracy"].nunique() == 1 and group["base/test_loss"].nunique() == 1
+    assert len(table) == 12
+    for _, group in table.groupby(["train_epsilon", "seed"]):
+        assert group["base/test/accuracy"].nunique() == 1 and group["base/test/loss"].nunique() == 1
         by_edit = group.set_index("edit")
         assert by_edit.loc["rank_min", "rank/relative"] < by_edit.loc["none", "rank/relative"]
         assert by_edit.loc["rank_max", "rank/relative"] > by_edit.loc["none", "rank/relative"]
     low, high = robust.results.over(edit="rank_min"), robust.results.over(edit="rank_max")
-    assert (low["edit/rank_asked"] <= low["edit/rank_after"]).all() and (low["edit/rank_after"] < low["edit/rank_before"]).all()
+    assert (low["edit/rank_asked"] <= low["edit/rank_after"]).all()
+    assert (low["edit/rank_after"] < low["edit/rank_before"]).all()
     assert (high["edit/rank_after"] > high["edit/rank_before"]).all()
 
 
@@ -56,149 +66,125 @@ def test_robust_accuracy_without_an_attack_is_the_clean_one_and_never_above(robu
 
 
 @pytest.mark.slow
-def test_figures_histograms_and_repetition(robust, tmp_path):
+def test_figures_and_repetition(robust, tmp_path):
     assert {p.stem for p in (robust.folder / "figures").glob("*.png")} == {
         "robust_accuracy", "effective_rank", "spectra", "adversarial_examples"
     }  # fmt: skip
-    row = robust.results.over(edit="rank_min", seed=1, epsilon=8.0).iloc[0]
-    ranks._base.clear()  # another process
-    again = run("robustness", tmp_path, **CONVNET, epsilon=[8.0], steps=2, test_epsilons=(0.0, 8.0), test_steps=2, seed=[1],
-                edit=["rank_min"], rank_cut=0.8).results.table.iloc[0]  # fmt: skip
+    row = robust.results.over(edit="rank_min", seed=1, train_epsilon=8.0).iloc[0]
+    options = {**CONVNET, **ATTACKS, "train_epsilon": 8.0, "seed": 1, "edit": "rank_min", "rank_cut": 0.8}
+    again = run("robustness", tmp_path, **options).results.table.iloc[0]
     assert again["config_id"] == row["config_id"]
     for name in ("test/loss", "rank/relative", "robust/8", "edit/rank_after"):
         assert again[name] == row[name]
 
 
+# -- spectra
+
+
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory):
-    return run("spectra", tmp_path_factory.mktemp("spectra"), **CONVNET, epsilon=[0.0], seed=[0, 1], edit=["none", "rank_max"],
-               rank_cap=1.2)  # fmt: skip
+def after_robustness(tmp_path_factory):
+    """Both experiments in one process, robustness first, with equal settings."""
+    folder = tmp_path_factory.mktemp("both")
+    options = {**MLP, "train_epsilon": 0.0, "rank_cap": 1.2, "seed": 0}
+    first = run("robustness", folder, **options, edit="none", test_epsilons=(8.0,), test_steps=1)
+    return first, run("spectra", folder, **options, edit=["none", "rank_max"])
+
+
+def test_spectra_after_robustness_in_one_process_have_the_trained_rank(after_robustness):
+    """Networks that robustness trains, with no probe, must not stand for those whose ranks spectra follow."""
+    _, spectra = after_robustness
+    assert (spectra.results.table["trained/rank"] != spectra.results.table["untrained/rank"]).all()
+    for _, row in spectra.results.table.iterrows():
+        arrays = spectra.results.arrays[row["config_id"]]
+        assert arrays["course/epochs"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(arrays["course/relative"][0], arrays["untrained/relative_rank"])
+        assert row["trained/rank"] == pytest.approx(arrays["course/relative"][-1].mean())
+        assert (row["edit"] == "none") == (row["rank/relative"] == pytest.approx(row["trained/rank"]))
+
+
+def test_both_experiments_train_the_same_network(after_robustness):
+    robustness, spectra = after_robustness
+    base = robustness.results.over(edit="none")["base/test/accuracy"]
+    np.testing.assert_array_equal(base, spectra.results.over(edit="none")["test/accuracy"])
+
+
+def test_edits_share_one_training_and_figures_are_drawn(after_robustness):
+    _, spectra = after_robustness
+    stages = [stage for history in spectra.results.histories.values() for stage in history["stage"].unique()]
+    assert sorted(stages) == ["base", "rank_max"]
+    figures = {path.stem for path in (spectra.folder / "figures").glob("*.png")}
+    assert figures == {"spectra_mlp", "effective_rank_mlp", "rank_over_training"}
 
 
 @pytest.mark.slow
-def test_spectra_start_at_the_untrained_network_and_end_at_the_trained(traced):
-    for identity, arrays in traced.results.arrays.items():
-        assert arrays["course/epochs"].tolist() == [0, 1, 2, 3]
-        np.testing.assert_allclose(arrays["course/relative"][0], arrays["untrained/relative_rank"])
-        row = traced.results.table.set_index("config_id").loc[identity]
-        assert row["trained/rank"] == pytest.approx(arrays["course/relative"][-1].mean())
-        assert (row["edit"] == "none") == (row["rank/relative"] == pytest.approx(row["trained/rank"]))
-    plain = traced.results.over(edit="none").iloc[0]
-    model = build(NetworkConfig(model="convnet", width=2), (8, 8, 1), 10, seed=int(plain["seed"]))
-    assert plain["untrained/rank"] == pytest.approx(
-        np.mean([ranks.relative_rank(op.spectrum().values) for op in ranks.model_operators(model, pad=True).values()])
-    )
-    assert len(list((traced.folder / "figures").glob("*.png"))) == 3
+def test_untrained_ranks_are_those_of_the_network_of_the_seed(tmp_path):
+    options = {**CONVNET, "train_epsilon": 8.0, "attack_steps": 1, "seed": [0, 1], "edit": ["none", "rank_max"]}
+    report = run("spectra", tmp_path, **options)
+    for _, row in report.results.table.iterrows():
+        model = build(NetworkConfig(model="convnet", width=2), (8, 8, 1), 10, seed=int(row["seed"]))
+        assert row["untrained/rank"] == pytest.approx(spectrum_measures(model, pad=True)[0]["rank/relative"])
+
+
+# -- a person's own model
+
+
+def own_model(path, scale=1.0):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(inputs)
+    x = keras.layers.Dense(5, activation="relu")(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, keras.layers.Dense(10)(x))
+    model.layers[-1].kernel.assign(scale * model.layers[-1].kernel)
+    model.save(path)
+    return model
 
 
 def test_spectra_of_a_persons_own_file_as_it_is(tmp_path):
-    inputs = keras.Input((8, 8, 1))
-    x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
     path = str(tmp_path / "mine.keras")
-    model.save(path)
-    report = run("spectra", tmp_path, model=path, train=False, epsilon=[0.0, 8.0], edit=["none", "rank_min"], seed=[0])
+    model = own_model(path)
+    options = {"train_epsilon": [0.0, 8.0], "edit": ["none", "rank_min"], "seed": [0]}
+    report = run("spectra", tmp_path, model=path, train=False, **options)
     assert len(report.results.table) == 1  # neither attack nor edit without training
     (arrays,) = report.results.arrays.values()
-    kernel = model.layers[-1].kernel.numpy()
-    np.testing.assert_allclose(arrays["spectrum/dense"], np.linalg.svd(kernel, compute_uv=False), rtol=1e-5)
+    (name,) = [layer.name for layer in model.layers if layer.name == arrays["layers"][-1]]
+    kernel = model.get_layer(name).kernel.numpy()
+    np.testing.assert_allclose(arrays[f"spectrum/{name}"], np.linalg.svd(kernel, compute_uv=False), rtol=1e-5)
     assert report.verdict.outcome == "undecided" and "No trained network" in report.verdict.reason
 
 
-def test_what_is_edited():
-    network = build(NetworkConfig(model="resnet", width=2, depth=1), (32, 32, 3), 10, seed=0)
-    names = list(ranks.editable(network))
-    assert "stem_conv" not in names and "logits" not in names and not any("shortcut" in name for name in names)
-    assert len(names) == 8
-    assert list(ranks.editable(build(NetworkConfig(depth=3, width=4), (8, 8, 1), 10, seed=0))) == ["dense_2", "dense_3"]
-    with pytest.raises(ValueError, match="no layer between its first and its logits"):
-        ranks.editable(build(NetworkConfig(depth=1, width=4), (8, 8, 1), 10, seed=0))
+def test_a_file_that_was_saved_again_is_another_network(tmp_path):
+    """Between two runs of one process: the networks that edits start from are known by the file's content."""
+    path, options = str(tmp_path / "mine.keras"), {"edit": "none", "train_epsilon": 0.0, "seed": 0}
+    losses = []
+    for scale in (1.0, 3.0):
+        model = own_model(path, scale)
+        tiny = {"learning_rate": 0.0, "epochs": 1, "finetune_epochs": 1, "test_steps": 1, "test_epsilons": (8.0,)}
+        report = run("robustness", tmp_path, model=path, **tiny, **options)
+        data = load(DataConfig(dataset="gaussian", train_size=100, test_size=30, normalize=False), seed=0)
+        expected, _ = evaluate(model, data.x_test, data.y_test, "cross_entropy")
+        base = report.results.table["base/test/loss"]
+        np.testing.assert_allclose(base, expected, rtol=1e-6)  # learning rate 0 leaves it as it is
+        losses.append(expected)
+    assert losses[0] != pytest.approx(losses[1])
 
 
-def test_fields_that_an_edit_or_a_training_lacks_make_no_other_config():
-    configs, _ = expand(robustness, {"rank_cut": [0.5, 1.0], "rank_cap": [2.0, 3.0], "steps": [3, 7], "seed": [0]})
-    count = {}
-    for config in configs:
-        key = config.adversary.epsilon, config.edit.edit
-        count[key] = count.get(key, 0) + 1
-    assert count == {(0.0, "none"): 1, (0.0, "rank_min"): 2, (0.0, "rank_max"): 2, (24.0, "none"): 2, (24.0, "rank_min"): 4,
-                     (24.0, "rank_max"): 4}  # fmt: skip
-
-
-# -- judges, on tables made by hand
-
-SPREAD = 1e-3 * np.array([1, -2, 3, 0, -1, 2])
-
-
-def rows(edit, clean, robust_mean, rank, epsilon=0.0, seeds=6):
-    values = {"none": (np.nan, np.nan, ()), "rank_min": (1.0, np.nan, (1,)), "rank_max": (np.nan, 2.0, (1,))}[edit]
-    fields = dict(zip(("rank_cut", "rank_cap", "edit_epochs"), values))
-    sign = {"none": 1, "rank_min": -1, "rank_max": 2}[edit]
-    return [
-        {"model": "convnet", "epsilon": epsilon, "edit": edit, **fields, "seed": i, "test/accuracy": clean + sign * SPREAD[i],
-         "robust/mean": robust_mean + sign * SPREAD[i], "rank/relative": rank + sign * SPREAD[i] / 10}
-        for i in range(seeds)
-    ]  # fmt: skip
-
-
-def judged(module, table):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return module.judge(Results(pd.DataFrame(table), {}, {}))
-
-
-def test_refuted_where_low_rank_costs_and_supported_where_it_gains():
-    plain = rows("none", 0.9, 0.5, 0.8)
-    assert judged(robustness, plain + rows("rank_min", 0.8, 0.4, 0.7)).outcome == "refuted"
-    assert judged(robustness, plain + rows("rank_min", 0.95, 0.6, 0.7)).outcome == "supported"
-    assert judged(robustness, plain + rows("rank_max", 0.8, 0.4, 0.9)).outcome == "supported"
-    assert judged(robustness, plain + rows("rank_max", 0.95, 0.6, 0.9)).outcome == "refuted"
-    assert judged(robustness, plain + rows("rank_min", 0.9, 0.4, 0.7)).outcome == "refuted"  # one claim, the other open
-    assert judged(robustness, plain + rows("rank_min", 0.95, 0.4, 0.7)).outcome == "undecided"  # one each way
-    assert judged(robustness, plain + rows("rank_min", 0.9, 0.5, 0.7)).outcome == "undecided"
-    assert judged(robustness, plain + rows("rank_min", 0.8, 0.4, 0.7) + rows("rank_max", 0.8, 0.4, 0.9)).outcome == "undecided"
-
-
-def test_an_edit_that_moved_no_rank_and_too_few_seeds_decide_nothing():
-    plain = rows("none", 0.9, 0.5, 0.8)
-    verdict = judged(robustness, plain + rows("rank_min", 0.8, 0.4, 0.8))
-    assert verdict.outcome == "undecided" and "did not measurably move" in verdict.reason
-    assert judged(robustness, plain[:2] + rows("rank_min", 0.8, 0.4, 0.7)[:2]).outcome == "undecided"
-    assert judged(robustness, plain).outcome == "undecided"
-
-
-def test_trainings_are_not_mixed():
-    table = rows("none", 0.9, 0.5, 0.8) + rows("rank_min", 0.8, 0.4, 0.7)
-    table += rows("none", 0.7, 0.6, 0.8, epsilon=8.0) + rows("rank_min", 0.6, 0.7, 0.7, epsilon=8.0)
-    reason = judged(robustness, table).reason  # robustness falls in one and rises in the other
-    assert "convnet natural rank_min 1" in reason and "convnet adversarial 8 rank_min 1" in reason
-    assert "for generalisation: refuted" in reason and "for robustness: undecided" in reason
-
-
-def test_spectra_are_judged_by_paired_changes():
-    def table(change):
-        return [{"model": "mlp", "epsilon": 0.0, "train": True, "edit": "none", "rank_cut": np.nan, "rank_cap": np.nan,
-                 "edit_epochs": (), "seed": i, "untrained/rank": 0.9 + s, "trained/rank": 0.9 + change + 2 * s}
-                for i, s in enumerate(SPREAD)]  # fmt: skip
-
-    assert judged(spectra, table(-0.1)).outcome == "supported"
-    assert judged(spectra, table(0.1)).outcome == "refuted"
-    assert judged(spectra, table(0.0)).outcome == "undecided"
-    assert judged(spectra, table(-0.1)[:1]).outcome == "undecided"
+# -- what else can happen
 
 
 def test_a_run_that_diverges_is_told_and_judged(tmp_path):
-    given = {**TINY, "model": "mlp", "width": 4, "depth": 2, "learning_rate": 1e9, "epsilon": [0.0], "seed": [0]}
-    report = run_rank.run("robustness", out_dir=tmp_path, quiet=True, **given, edit=["none", "rank_min"])
-    assert report.verdict.outcome == "undecided" and "diverged" in report.verdict.reason
+    given = {**MLP, "learning_rate": 1e9, "train_epsilon": [0.0], "seed": [0], "edit": ["none", "rank_min"]}
+    report = run_rank.run("robustness", out_dir=tmp_path, quiet=True, **{**TINY, **given})
+    assert report.verdict.outcome == "undecided" and "Every network diverged" in report.verdict.reason
     assert (report.folder / "report.md").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilon": -1.0}, "epsilon must be a finite number >= 0"),
-        ({"epsilon": 8.0, "steps": 0}, "steps of the training attack must be at least 1"),
+        ({"train_epsilon": -1.0}, "train_epsilon must be a finite number >= 0"),
+        ({"epsilon": -1.0}, "train_epsilon must be a finite number >= 0"),  # its name in earlier versions
+        ({"train_epsilon": 8.0, "attack_steps": 0}, "attack_steps must be at least 1"),
+        ({"attack_steps": 0}, "attack_steps must be at least 1"),
         ({"step_size": 0.0}, "step_size must be a finite number > 0"),
         ({"attack_norm": "l1"}, "l1"),
         ({"rank_cut": 0.0, "edit": "rank_min"}, "rank_cut must be a finite number > 0"),
@@ -207,17 +193,18 @@ def test_a_run_that_diverges_is_told_and_judged(tmp_path):
         ({"edit": "rank_min", "edit_epochs": (3,)}, "edit_epochs must be epochs of fine-tuning, 1 to 2"),
         ({"finetune_epochs": 0}, "finetune_epochs must be at least 1"),
         ({"test_epsilons": (8.0, 1.0)}, "test_epsilons must be increasing"),
+        ({"test_epsilons": ()}, "test_epsilons must be increasing"),
         ({"test_epsilons": (-1.0,)}, "test_epsilons must be increasing numbers >= 0"),
         ({"test_steps": 0}, "test_steps"),
         ({"robust_size": 31}, "robust_size 31 was asked of 30"),
-        ({"model": "mlp", "width": 4, "depth": 1}, "no layer between its first and its logits"),
+        ({"model": "mlp", "width": 4, "depth": 1, "edit": "rank_min"}, "no layer between its first and its logits"),
         ({"pad": False}, "larger than|must be no larger than the input"),
     ],
 )
 def test_bad_input_ends_before_any_training(tmp_path, options, message):
-    given = {**TINY, **CONVNET, "epsilon": 0.0, "edit": ["none"], "seed": [0], **options}
-    if given["model"] == "mlp":
-        given["edit"] = ["rank_min"]
+    given = {**TINY, **CONVNET, "edit": ["none"], "seed": [0], **options}
+    if "epsilon" not in given:
+        given.setdefault("train_epsilon", 0.0)
     with pytest.raises(InvalidInput, match=message):
         run_rank.run("robustness", out_dir=tmp_path, quiet=True, **given)
     assert not list(tmp_path.iterdir())
@@ -229,5 +216,47 @@ def test_a_model_without_convolutions_and_dense_layers_is_refused(tmp_path):
     x = keras.layers.ZeroPadding1D(1)(x)  # [10, 8], whose rows are averaged to ten logits
     path = str(tmp_path / "mine.keras")
     keras.Model(inputs, keras.layers.GlobalAveragePooling1D(data_format="channels_first")(x)).save(path)
-    with pytest.raises(InvalidInput, match="has no convolution and no Dense layer"):
-        run_rank.run("robustness", out_dir=tmp_path / "out", quiet=True, model=path, seed=[0])
+    for experiment in ("robustness", "spectra"):
+        with pytest.raises(InvalidInput, match="has no convolution and no Dense layer"):
+            run_rank.run(experiment, out_dir=tmp_path / "out", quiet=True, model=path, seed=[0])
+
+
+# -- flags
+
+
+def parsed(*arguments):
+    values = flags.FlagValues()
+    command_line.define(run_rank.EXPERIMENTS, values)
+    command_line.parse(["run_rank.py", *arguments], values)
+    experiment = run_rank.EXPERIMENTS[values.experiment]
+    given = {name: values[name].value for name in experiment.fields if values[name].value is not None}
+    return experiment, grid.expand(experiment, given)[0]
+
+
+def test_there_are_presets():
+    assert {(path.parent.name, path.stem) for path in PRESETS} >= {
+        ("paper", "rank_resnet18"),
+        ("paper", "rank_spectra"),
+        ("quick", "rank_cifar10_resnet"),
+        ("quick", "rank_spectra_resnet"),
+    }
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_presets_span_valid_grids_under_todays_flags(path, capsys):
+    _, configs = parsed(f"--flagfile={path}")
+    assert capsys.readouterr().err == ""  # no flag has another name by now
+    shapes = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+    for config in configs:
+        validate(config.network, shapes[config.data.dataset], 10)
+    assert {config.seed for config in configs} == {0, 1, 2}
+    assert {config.adversary.train_epsilon for config in configs} == {0.0, 8.0}
+    command = re.search(r"--flagfile=(\S+\.cfg)", path.read_text())[1]
+    assert command == f"presets/{path.parent.name}/{path.name}"
+
+
+def test_flags_of_earlier_versions_still_work_and_say_their_new_name(capsys):
+    _, configs = parsed("--epsilon=8", "--steps=3", "--seed=0", "--edit=none")
+    assert [(c.adversary.train_epsilon, c.adversary.attack_steps) for c in configs] == [(8.0, 3)]
+    told = capsys.readouterr().err
+    assert "--epsilon is now called --train_epsilon" in told and "--steps is now called --attack_steps" in told

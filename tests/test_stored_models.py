@@ -7,26 +7,29 @@ import numpy as np
 import pytest
 from keras import layers
 
-from experiments import runner
-from experiments.networks import LONGEST, short
+from harness import runner
+from judging.wording import MAX_NAME, short_name
 from models.user_model import load_user_model
-from reporting.verdict import OUTCOMES
 
 TRAINED = {"epochs": 2, "train_size": 60, "test_size": 40, "seed": [0, 1]}
+UNEDITED = {"train_epsilon": 0.0, "edit": "none"}
 EXPERIMENTS = {
     "run_ntk drift": {**TRAINED, "ntk_sample": 10},
     "run_ntk evolution": {**TRAINED, "ntk_sample": 10},
     "run_ntk features": {**TRAINED, "feature_sample": 20},
     "run_ntk linearization": TRAINED,
     "run_norm norm_bias": TRAINED,
-    "run_norm norm_profile": TRAINED,
-    "run_norm randomization": {**TRAINED, "label_noise": [0.0, 1.0], "pixel_noise": "none", "explicit": "none"},
+    "run_norm norm_profile": {**TRAINED, "multiple": [0.5, 2.0]},
+    "run_norm randomization": {
+        **TRAINED, "label_noise": [0.0, 1.0], "pixel_noise": "none", "explicit_regularizer": "none"
+    },
     "run_norm minimum_norm": {"train_size": 50, "kernel": "ntk", "seed": 0},
-    "run_rank robustness": {**TRAINED, "epsilon": 0.0, "edit": "none", "finetune_epochs": 1, "steps": 1, "test_steps": 1},
-    "run_rank spectra": {**TRAINED, "epsilon": 0.0, "edit": "none"},
+    "run_rank robustness": {**TRAINED, **UNEDITED, "finetune_epochs": 1, "attack_steps": 1, "test_steps": 1},
+    "run_rank spectra": {**TRAINED, **UNEDITED},
     "run_local_minima initialization": {**TRAINED, "initialization": "default", "hessian_products": 50},
+    "run_local_minima distillation": {**TRAINED, "distillation_epochs": 1, "loss": "squared"},
     "run_local_minima sharpness": {**TRAINED, "batch_size": 5},
-}
+}  # fmt: skip
 
 
 def sequential():
@@ -52,8 +55,8 @@ def stored(folder, make, dtype="float32"):
 
 def test_long_paths_with_one_end_stay_two_networks():
     end = "/a_long_path_of_a_checkpoint/at_the_end_of_training.keras"
-    names = {short(folder + end) for folder in ("first", "second")}
-    assert len(names) == 2 and all(len(name) == LONGEST for name in names)
+    names = {short_name(folder + end) for folder in ("first", "second")}
+    assert len(names) == 2 and all(len(name) == MAX_NAME for name in names)
 
 
 def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
@@ -69,23 +72,27 @@ def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
 @pytest.mark.parametrize("make", [sequential, functional])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path):
-    script, experiment = name.split()
-    module = importlib.import_module(script).EXPERIMENTS[experiment]
-    dtype = module.Config().network.dtype
-    _, path = stored(tmp_path, make, dtype)
+    script, title = name.split()
+    experiment = importlib.import_module(script).EXPERIMENTS[title]
+    _, path = stored(tmp_path, make, experiment.config().network.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Matplotlib's: a legend of nothing
         report = importlib.import_module(script).run(
-            experiment, out_dir=tmp_path / "results", quiet=True, model=path, **EXPERIMENTS[name]
+            title, out_dir=tmp_path / "results", quiet=True, model=path, **EXPERIMENTS[name]
         )
-    assert report.verdict.outcome in OUTCOMES and (report.folder / "report.html").exists()
+    table = report.results.table
+    assert (table["model"] == path).all() and "diverged" not in report.verdict.reason
+    measured = [column for column in experiment.table if column in table]
+    assert measured and table[measured].notna().any().any()
+    assert short_name(path) in (report.folder / "report.html").read_text()
 
 
 @pytest.mark.slow
 def test_a_stored_relu_mlp_is_certified(tmp_path):
     _, path = stored(tmp_path, sequential, "float64")
     options = {"embedding_epochs": 1, "ball_points": 1, "directions": 1, **TRAINED}
-    report = importlib.import_module("run_local_minima").run("embedding", out_dir=tmp_path, quiet=True, model=path, **options)
+    script = importlib.import_module("run_local_minima")
+    report = script.run("affine_minimum", out_dir=tmp_path, quiet=True, model=path, **options)
     assert (report.results.table["certificate/radius"] > 0).all()
 
 

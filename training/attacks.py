@@ -2,7 +2,7 @@
 
 An attack looks in a ball around each image for the point of the highest loss (Madry et al. 2018):
 
-    maximise  l(f(p + d), y)  over  ||d|| <= epsilon,  low <= p + d <= high            projected gradient descent (PGD)
+    maximize  l(f(p + d), y)  over  ||d|| <= epsilon,  low <= p + d <= high            projected gradient descent (PGD)
 
 p are pixels in [0, 1], and so are the units of d, epsilon and the step size. Networks see x = (p - mean) / std instead
 (training.data), so all functions here take and give x, and mean and std [channels] (or numbers) to go by.
@@ -11,7 +11,6 @@ Attacks see the network in inference mode: the gradient of an image then depends
 batch-norm statistics move. Goldblum et al. 2020 attack in training mode while training; here only the outer step of
 adversarial training, on the finished examples, uses and updates the statistics of the batch.
 """
-import contextlib
 import importlib.util
 import math
 import random
@@ -22,13 +21,14 @@ import numpy as np
 import tensorflow as tf
 
 from analysis.evaluation import dtype_of, predict
+from analysis.keras_internals import keep_on
 from analysis.losses import LOSSES
 
 NORMS = ("linf", "l2")
 
 
 def margin(targets, logits):
-    """Largest wrong logit minus the right one, [n, k] x [n, k] -> [n]: its gradient never saturates (Carlini, Wagner)."""
+    """Largest wrong logit minus the right one, [n, k] x [n, k] -> [n]; it never saturates (Carlini & Wagner 2017)."""
     targets = tf.cast(targets, logits.dtype)
     wrong = tf.reduce_max(tf.where(targets > 0, tf.constant(-math.inf, logits.dtype), logits), axis=-1)
     return wrong - tf.reduce_sum(targets * logits, axis=-1)
@@ -46,7 +46,9 @@ class AttackConfig:
     step_size: float = field(default=2 / 255, metadata={"help": "length of a step, in pixels of [0, 1]"})
     steps: int = field(default=7, metadata={"help": "gradient steps of an attack"})
     restarts: int = field(default=1, metadata={"help": "attacks on each image, of which the worst counts"})
-    random_start: bool = field(default=True, metadata={"help": "start at a uniform point of the ball, not at the image"})
+    random_start: bool = field(
+        default=True, metadata={"help": "start at a uniform point of the ball, not at the image"}
+    )
     loss: str = field(
         default="cross_entropy", metadata={"help": f"what the attack raises, one of {', '.join(ATTACK_LOSSES)}"}
     )
@@ -54,7 +56,9 @@ class AttackConfig:
     def validate(self):
         for name, allowed in (("norm", NORMS), ("loss", tuple(ATTACK_LOSSES))):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r} of an attack: allowed are {', '.join(allowed)}")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r} of an attack: allowed are {', '.join(allowed)}"
+                )
         if not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
             raise ValueError(f"epsilon must be a finite number >= 0, got {self.epsilon}")
         if not (self.step_size > 0 and math.isfinite(self.step_size)):
@@ -70,7 +74,8 @@ def pgd(
     model, x, y, *, epsilon, step_size, steps, norm="linf", restarts=1, random_start=True, loss="cross_entropy",
     mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0, batch_size=256,
 ):  # fmt: skip
-    """Adversarial examples [n, ...] for inputs x [n, ...] and one-hot targets y [n, k]: of all restarts the highest loss.
+    """Adversarial examples [n, ...] for inputs x [n, ...] and one-hot targets y [n, k]: of all restarts the highest
+    loss.
 
     model: a Keras model, or a function from inputs to logits. The examples depend on the seed, not on batch_size.
     An input outside of pixel_range (which is in pixels) stays allowed but is moved no further out.
@@ -87,7 +92,7 @@ def pgd(
 
 
 def fgsm(model, x, y, *, epsilon, norm="linf", loss="cross_entropy", mean=0.0, std=1.0, pixel_range=(0.0, 1.0)):
-    """Fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the image. As pgd otherwise."""
+    """Fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the image; else as pgd."""
     return pgd(
         model, x, y, epsilon=epsilon, step_size=epsilon or 1.0, steps=1, norm=norm, random_start=False, loss=loss,
         mean=mean, std=std, pixel_range=pixel_range,
@@ -132,7 +137,8 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
     steps = tf.constant(attack.steps)
     numbers = [tf.constant(v, dtype) for v in (mean, std, low, high, attack.epsilon, attack.step_size)]
     for restart in range(attack.restarts):
-        # One stream for each restart, drawn image by image: an image's start does not depend on the size of the batches.
+        # One stream for each restart, drawn image by image: an image's start does not depend on the size of the
+        # batches.
         rng = np.random.default_rng([seed, restart])
         for first in range(0, len(x), batch_size):
             rows = slice(first, first + batch_size)
@@ -143,8 +149,8 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
 
 
 def _graph(model, norm, loss):
-    """The compiled attack, kept with the model: epsilon, steps and so on are inputs, so a sweep over them traces once."""
-    kept = getattr(model, "_attack_graphs", {})
+    """The compiled attack, kept with the model: epsilon, steps and so on are inputs, so that a sweep traces once."""
+    kept = keep_on(model, "_attack_graphs", dict)
     if (norm, loss) not in kept:
 
         def attack(x, y, start, steps, mean, std, low, high, epsilon, step_size):
@@ -152,9 +158,7 @@ def _graph(model, norm, loss):
             logits = _logits(model)(examples)
             return examples, ATTACK_LOSSES[loss](y, logits), tf.argmax(logits, axis=1)
 
-        kept = {**kept, (norm, loss): tf.function(attack, reduce_retracing=True)}
-        with contextlib.suppress(AttributeError, TypeError):  # a bound method takes no attributes
-            object.__setattr__(model, "_attack_graphs", kept)  # past Keras' attribute tracking: it is no layer
+        kept[norm, loss] = tf.function(attack, reduce_retracing=True)
     return kept[norm, loss]
 
 
@@ -168,7 +172,8 @@ def numpy_start(rng, shape, attack):
         return attack.epsilon * rng.uniform(-1, 1, shape)
     size = math.prod(shape[1:])
     draws = rng.standard_normal((shape[0], size + 2))
-    # Dropping two coordinates of a uniform point on the sphere in d + 2 dimensions leaves a uniform point of the d-ball.
+    # Dropping two coordinates of a uniform point on the sphere in d + 2 dimensions leaves a uniform point of the
+    # d-ball.
     points = draws / np.linalg.norm(draws, axis=1, keepdims=True)
     return (attack.epsilon * points[:, :size]).reshape(shape)
 
@@ -225,10 +230,10 @@ def perturb(logits, x, y, start, norm, loss, steps, mean, std, low, high, epsilo
 class AdversarialModel(keras.Model):
     """A network that is trained on adversarial examples of each batch instead of its images (Madry et al. 2018).
 
-    It shares all variables with `network` and gives the same outputs; compile, fit and checkpoints work as for any Keras
-    model, training.fit.fit included, whose train/loss and train/accuracy are then those under attack. The attack is part
-    of the compiled training step, sees the network in inference mode and starts from noise that is a function of (seed,
-    SGD step), so that training resumes exactly. restarts does not apply: one attack a step.
+    It shares all variables with `network` and gives the same outputs; compile, fit and checkpoints work as for any
+    Keras model, training.fit.fit included, whose train/loss and train/accuracy are then those under attack. The attack
+    is part of the compiled training step, sees the network in inference mode and starts from noise that is a function
+    of (seed, SGD step), so that training resumes exactly. restarts does not apply: one attack a step.
     """
 
     def __init__(self, network, attack, *, mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0):

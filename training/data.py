@@ -59,7 +59,7 @@ class Data:
     """Training and test set. Inputs are float32; targets are one-hot rows.
 
     x_train [n, ...], y_train [n, k], x_test [m, ...], y_test [m, k].  A pixel p of channel c in [0, 1] enters the
-    network as (p - mean[c]) / std[c] (mean 0 and std 1 where the data are not normalised).
+    network as (p - mean[c]) / std[c] (mean 0 and std 1 where the data are not normalized).
     """
 
     x_train: np.ndarray
@@ -78,7 +78,7 @@ class Data:
     def num_classes(self):
         return self.y_train.shape[1]
 
-    def sample(self, count):
+    def first_balanced(self, count):
         """The first training images of each class in turn, as balanced as `count` allows, sorted by class.
 
         Returns (x [count, ...], labels [count]).
@@ -114,7 +114,8 @@ def load(config, *, seed, data_dir=None):
     x_train, labels, x_test, test_labels, classes = raw(config, seed, data_dir)
     x_train, labels = subset(x_train, labels, config.train_size, "train", generator(seed, SUBSET))
     x_test, test_labels = subset(x_test, test_labels, config.test_size, "test", generator(seed, SUBSET))
-    x_train, x_test = (x / np.float32(255) if x.dtype == np.uint8 else x for x in (x_train, x_test))  # only what is used
+    # Only what is used becomes float.
+    x_train, x_test = (x / np.float32(255) if x.dtype == np.uint8 else x for x in (x_train, x_test))
     labels = corrupt_labels(labels, config.label_noise, classes, generator(seed, LABELS))
     x_train, x_test = corrupt_pixels(x_train, x_test, config.pixel_noise, generator(seed, PIXELS))
     channels = x_train.shape[-1] if x_train.ndim > 2 else 1
@@ -159,7 +160,7 @@ def digits(seed):
 
 
 def gaussian(seed, train_size, test_size, shape=(8, 8, 1), classes=10, separation=0.25):
-    """x = separation * mean of its class + noise, both standard normal: classes overlap, the Bayes error is positive."""
+    """x = separation * mean of its class + noise, both standard normal: classes overlap, so the Bayes error is > 0."""
     rng = generator(seed, SYNTHETIC)
     means = separation * rng.standard_normal((classes, *shape))
     labels = rng.integers(classes, size=train_size + test_size)
@@ -241,7 +242,7 @@ def batches(data, *, batch_size, seed, epochs, first_epoch=0, dtype="float32"):
 
     The order of an epoch is a function of (seed, epoch), the augmentation of an image of (seed, epoch, image): a
     pipeline started at a later epoch continues exactly where an interrupted one stopped. The last, smaller batch of an
-    epoch is dropped (as in P1's code), so that every step has one shape.
+    epoch is dropped (as in the code of Goldblum et al. 2020), so that every step has one shape.
     """
     import tensorflow as tf
 
@@ -274,7 +275,7 @@ def batches(data, *, batch_size, seed, epochs, first_epoch=0, dtype="float32"):
 def crop_and_flip(images, chosen, count, key):
     """Crop after zero padding by height/8 on each side (4 at 32x32), flip with probability 1/2. [b, h, w, c].
 
-    Zero is the mean colour of normalised images. Draws are made for all `count` images of the epoch and gathered, so
+    Zero is the mean colour of normalized images. Draws are made for all `count` images of the epoch and gathered, so
     an image's augmentation does not depend on the batch it is in.
     """
     import tensorflow as tf

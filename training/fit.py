@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import models
 from analysis.evaluation import dtype_of, evaluate
 from analysis.losses import LOSSES
 from training.data import batches
@@ -68,7 +69,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class History:
-    """What a training run did: one row per epoch, the epoch (from 1) at which it diverged, or None, and what a probe saw.
+    """What a training run did: one row per epoch, the epoch (from 1) at which it diverged, or None, and what a probe
+    saw.
 
     probes: {epoch: {name: array}}.
     """
@@ -83,7 +85,16 @@ def scope(config, devices=None):
 
     devices: their names; all GPUs when None.
     """
-    return tf.distribute.MirroredStrategy(devices).scope() if config.strategy == "mirrored" else contextlib.nullcontext()
+    return (
+        tf.distribute.MirroredStrategy(devices).scope() if config.strategy == "mirrored" else contextlib.nullcontext()
+    )
+
+
+def build_network(config, data):
+    """The network of an experiment's config, for its data and with its seed, on the devices of config.training."""
+    training = getattr(config, "training", None)
+    with scope(training) if isinstance(training, TrainingConfig) else contextlib.nullcontext():
+        return models.build(config.network, data.input_shape, data.num_classes, seed=config.seed)
 
 
 @contextlib.contextmanager
@@ -122,6 +133,8 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
     trains more than once.  callbacks: further Keras callbacks.  probe: called as probe(model, epoch) after each epoch;
     the {name: array} that it may return is kept in History.probes, and with the checkpoint.
     """
+    if run:
+        run.begin(stage)
     with precision(dtype_of(model)):
         compile_model(model, config, steps=len(data.x_train) // min(config.batch_size, len(data.x_train)))
         keeper = Keeper(data, config, run, stage, probe)
@@ -197,7 +210,9 @@ class Keeper(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "train/loss": float(logs["loss"]),  # running mean over the epoch, regularizer not included
             "train/accuracy": float(logs["accuracy"]),
-            "learning_rate": float(keras.ops.convert_to_numpy(tf.convert_to_tensor(self.model.optimizer.learning_rate))),
+            "learning_rate": float(
+                keras.ops.convert_to_numpy(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+            ),
             **norms(self.model),
         }
         last = epoch + 1 == self.config.epochs
@@ -221,7 +236,8 @@ class Keeper(keras.callbacks.Callback):
         self.run.epoch(self.stage, row, self.config.epochs)
         if epoch == 0 or last or (epoch + 1) % max(1, self.config.epochs // (HISTOGRAMS - 1)) == 0:
             self.run.histograms(self.stage, epoch + 1, {v.path: v.numpy() for v in self.model.trainable_variables})
-        # Saving may take at most a twentieth of the time: a resume starts at the last saved epoch and is exact from any.
+        # Saving may take at most a twentieth of the time: a resume starts at the last saved epoch and is exact from
+        # any.
         now = time.perf_counter()
         if last or now - self.saved >= 20 * self.cost:
             self.run.save_checkpoint(self.stage, self.state())

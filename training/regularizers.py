@@ -1,8 +1,8 @@
 """Regularizers of the parameter norm, added to the gradient inside the compiled training step.
 
     none          0
-    weight_decay  coefficient * theta                                        penalty coefficient/2 ||theta||^2
-    norm_bias     coefficient * sign(||theta||^2 - target) * theta           penalty coefficient/2 | ||theta||^2 - target |
+    weight_decay  coefficient * theta                                 penalty coefficient/2 ||theta||^2
+    norm_bias     coefficient * sign(||theta||^2 - target) * theta    penalty coefficient/2 | ||theta||^2 - target |
 
 Goldblum et al. 2020, section 3: norm_bias draws the parameters towards a norm that need not be small; weight_decay is
 norm_bias with target 0. theta is all trainable parameters, batch norm and biases included, or the kernels only.

@@ -1,0 +1,334 @@
+"""Are all local minima (nearly) global?  Goldblum et al. 2020, section 2, Lemma 1 and Theorem 1.
+
+The affine optimum of the training loss is embedded in a ReLU network. A certificate proves that no network within a
+radius has a lower loss; the same architecture, trained from its default initialization, shows how much lower it gets.
+"""
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis.activations import inactive_fractions
+from analysis.affine_minimum import certify, embed
+from analysis.evaluation import evaluate, evaluate_splits
+from analysis.hessian import TrainingLoss, extreme_eigenvalues
+from analysis.parameters import get_parameters, set_parameters
+from analysis.statistics import t_interval
+from experiments.local_minima.affine_start import GLOBAL_TOLERANCE, affine_optimum, check_embeddable, stable_rate
+from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.verdict import Claim, Verdict
+from judging.wording import format_factor
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "All local minima of neural networks are (nearly) global.",
+    source="Goldblum et al. 2020, section 2, on a folklore of deep-learning theory",
+)
+GRID = {"depth": [2, 3], "width": [64, 128], "seed": [0, 1, 2]}
+COLUMNS = {
+    "affine/loss": "training loss of the affine optimum",
+    "affine/gradient_norm": "its gradient norm",
+    "affine/rank": "its rank",
+    "minimum/train/loss": "loss at the minimum",
+    "minimum/gradient_norm": "gradient norm",
+    "minimum/output_error": "largest difference between network and affine map on a training image",
+    "minimum/inactive": "share of inactive units at the minimum",
+    "minimum/test/accuracy": "test accuracy at the minimum",
+    "certificate/radius": "certified radius",
+    "certificate/floor": "no network within the radius has a lower loss",
+    "certificate/margin": "smallest pre-activation",
+    "hessian/largest": "largest",
+    "hessian/smallest": "smallest Hessian eigenvalue",
+    "hessian/residual": "largest relative residual of the two eigenvalues",
+    "hessian/converged": "did both eigenvalues converge?",
+    "hessian/products": "Hessian-vector products",
+    "ball/points": "random networks in the certified ball",
+    "ball/lower": "how many of them have a loss below the minimum's, beyond rounding",
+    "ball/smallest_rise": "their smallest loss minus the minimum's",
+    "embedding/learning_rate": "learning rate of training from the minimum",
+    **evaluation_columns("embedding", "trained from the minimum"),
+    "embedding/train/loss": "loss after training from it",
+    "embedding/epochs": "epochs trained from the minimum",
+    "embedding/moved": "distance that training moved from the minimum",
+    **evaluation_columns("default", "trained from default initialization"),
+    "default/train/loss": "loss from default initialization",
+    "default/test/accuracy": "its test accuracy",
+    "default/epochs": "epochs trained from default initialization",
+}
+TABLE = (
+    "minimum/train/loss", "minimum/gradient_norm", "certificate/radius", "hessian/smallest", "hessian/largest",
+    "embedding/train/loss", "default/train/loss", "default/test/accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(model="mlp", dtype="float64")
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(
+        loss="squared", epochs=80, batch_size=64, learning_rate=0.05, decay_epochs=(60,)
+    )
+    embedding_epochs: int = field(default=10, metadata={"help": "epochs of training from the certified minimum"})
+    ball_points: int = field(
+        default=100, metadata={"help": "random networks in the certified ball whose loss is measured"}
+    )
+    directions: int = field(default=2, metadata={"help": "random directions along which the loss is drawn"})
+    hessian_products: int = field(default=50, metadata={"help": "Hessian-vector products at most for both ends"})
+    seed: int = seed_field()
+
+    def validate(self):
+        for name in ("ball_points", "directions", "embedding_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hessian_products < 50:
+            raise ValueError(f"hessian_products must be at least 50, got {self.hessian_products}")
+
+
+def applies(config):
+    name = config.network.model
+    return (name == "mlp" and config.network.activation == "relu") or name.endswith(".keras")
+
+
+def measure(config, data, run):
+    """The embedded minimum and its certificate, the loss around it, and how training from it and from default ends."""
+    affine = affine_optimum(config, data, run)
+    model = build_network(config, data)
+    start = get_parameters(model)
+    embed(affine, model, data.x_train)
+    minimum = get_parameters(model)
+    certificate = certify(model, affine, data.x_train, data.y_train, loss=config.training.loss)
+    surface = TrainingLoss(model, data.x_train, data.y_train, config.training.loss)
+    result = {"affine/loss": affine.loss, "affine/gradient_norm": affine.gradient_norm, "affine/rank": affine.rank}
+    result.update(measure_minimum(config, model, data, surface, certificate))
+    result.update(sample_neighbourhood(config, surface, minimum, certificate.radius, result["minimum/train/loss"]))
+    result.update(train_from_minimum(config, model, data, run, minimum, result["hessian/largest"]))
+    set_parameters(model, start)
+    result.update(train_from_default(config, model, data, run))
+    if result["diverged_epoch"] is None:
+        result.update(line_between(surface, minimum, get_parameters(model), certificate.radius))
+    return result
+
+
+def measure_minimum(config, model, data, surface, certificate):
+    """Loss, gradient and both ends of the Hessian's spectrum at the embedded minimum, and what is certified of it."""
+    value, gradient = surface.value_and_gradient()
+    ends = extreme_eigenvalues(surface.hessian(), max_products=config.hessian_products, seed=config.seed)
+    inactive = inactive_fractions(model, data.x_train)
+    return {
+        "minimum/train/loss": value,
+        "minimum/gradient_norm": float(np.linalg.norm(gradient)),
+        "minimum/output_error": certificate.max_output_error,
+        "minimum/inactive": float(np.mean([pairs for pairs, _ in inactive.values()])),
+        "minimum/test/accuracy": evaluate(model, data.x_test, data.y_test, config.training.loss)[1],
+        "certificate/radius": certificate.radius,
+        "certificate/floor": certificate.loss_floor,
+        "certificate/margin": min(certificate.unit_margin),
+        "hessian/largest": ends.largest,
+        "hessian/smallest": ends.smallest,
+        "hessian/residual": max(ends.largest_relative_residual, ends.smallest_relative_residual),
+        "hessian/converged": ends.largest_converged and ends.smallest_converged,
+        "hessian/products": ends.products,
+    }
+
+
+def sample_neighbourhood(config, surface, minimum, radius, value):
+    """Random networks in the certified ball, and the loss along random directions through and beyond it."""
+    rng = np.random.default_rng([config.seed, 17])
+
+    def unit():
+        direction = rng.standard_normal(len(minimum))
+        return direction / np.linalg.norm(direction)
+
+    # Uniform in the ball: the radius of a point is distributed like U^(1/p).
+    points = (minimum + radius * rng.random() ** (1 / len(minimum)) * unit() for _ in range(config.ball_points))
+    inside = surface.values_at(points)
+    scale = radius or 1e-2
+    distances = scale * np.concatenate([[0], np.geomspace(0.1, 300, 24)])
+    along = [
+        surface.values_at(minimum + t * direction for t in distances)
+        for direction in [unit() for _ in range(config.directions)]
+    ]
+    rounding = 1e-12 if config.network.dtype == "float64" else 1e-5
+    return {
+        "ball/points": config.ball_points,
+        "ball/lower": int(np.sum(inside < value - rounding * value)),
+        "ball/smallest_rise": float(inside.min() - value),
+        "directions/distances": distances,
+        "directions/losses": np.stack(along),  # [directions, distances]
+    }
+
+
+def train_from_minimum(config, model, data, run, minimum, largest_eigenvalue):
+    """Train on from the embedded minimum, at a learning rate that its curvature bears: does the network leave it?"""
+    rate = min(config.training.learning_rate, stable_rate(config.training, largest_eigenvalue))
+    plan = dataclasses.replace(config.training, learning_rate=rate, epochs=config.embedding_epochs, decay_epochs=())
+    history = fit(model, data, plan, seed=config.seed, run=run, stage="embedding")
+    return {
+        "embedding/learning_rate": rate,
+        **evaluate_splits(model, data, config.training.loss, "embedding"),
+        "embedding/epochs": len(history.rows),
+        "embedding/moved": float(np.linalg.norm(get_parameters(model) - minimum)),
+    }
+
+
+def train_from_default(config, model, data, run):
+    """Train from default initialization; nothing but the epoch is measured of a run that diverges."""
+    history = fit(model, data, config.training, seed=config.seed, run=run, stage="default")
+    result = {"diverged_epoch": history.diverged_epoch}
+    if history.diverged_epoch is None:
+        result.update(evaluate_splits(model, data, config.training.loss, "default"))
+        result["default/epochs"] = len(history.rows)
+    return result
+
+
+def line_between(surface, minimum, trained, radius):
+    """The loss on the line from the minimum to the trained network: finely in the certified ball, evenly beyond it."""
+    length = float(np.linalg.norm(trained - minimum))
+    near = np.linspace(0, 4 * radius / length, 9)
+    fractions = np.unique(np.clip(np.concatenate([near, np.linspace(0, 1, 33)]), 0, 1))
+    points = (minimum + t * (trained - minimum) for t in fractions)
+    return {"line/distances": fractions * length, "line/losses": surface.values_at(points)}
+
+
+def judge(results):
+    """Refuted by one certified minimum whose floor lies above what default initialization reaches; a proof, no test.
+
+    The interval is over seeds; each counts once, by the mean over the networks of log10(floor / loss from default).
+    """
+    test = (
+        "Proof: inside the certified ball every network is affine on the training set, so none has a loss below the "
+        f"floor; the same architecture from default initialization ends more than {GLOBAL_TOLERANCE:g} times lower."
+    )
+    trained = results.measured("certificate/radius", "certificate/floor", "default/train/loss")
+    if len(trained):
+        table = trained.table
+        beaten = table["certificate/floor"] > GLOBAL_TOLERANCE * table["default/train/loss"]
+        trained = dataclasses.replace(trained, table=table[(table["certificate/radius"] > 0) & beaten])
+    if not len(trained):
+        certified = int((results.table.get("certificate/radius", pd.Series(dtype=float)) > 0).sum())
+        return Verdict(
+            "undecided",
+            f"{certified} of {len(results)} networks sit at a certified local minimum, but none of their architectures "
+            f"was trained to a loss more than {GLOBAL_TOLERANCE:g} times lower.",
+            test,
+        )
+    return Verdict(
+        "refuted",
+        f"{len(trained)} of {len(results)} networks sit at a certified suboptimal local minimum: no network within a "
+        f"distance of {trained.table['certificate/radius'].min():.3g} (the smallest radius) has a lower loss, while "
+        f"default initialization trains the same architecture to a loss {describe_ratio(trained)}.",
+        test,
+    )
+
+
+def describe_ratio(proven):
+    """`17.1 [13.2, 22.2] times lower (95 % interval over 3 seeds, each the mean of 4 networks)`.
+
+    Of floor / loss from default initialization, by its logarithm; over the seeds in which every network is proven.
+    """
+    logs = [
+        np.log10(rows["certificate/floor"] / rows["default/train/loss"].clip(lower=1e-300))
+        for rows in (group.rows.set_index("seed") for group in proven.groups())
+    ]
+    ratios = pd.concat(logs, axis=1)  # [seeds, networks]
+    complete = ratios.dropna()
+    ratio = t_interval(complete.mean(axis=1) if len(complete) else [ratios.mean().mean()])
+    several = f"the mean of {len(logs)} networks" if len(logs) > 1 else ""
+    if ratio.n > 1:
+        note = f" (95 % interval over {ratio.n} seeds{several and f', each {several}'})"
+    else:
+        note = several and f" ({several})"
+    return f"{format_factor(ratio)} times lower{note}"
+
+
+def figures(results):
+    """The loss around the minimum, and both training curves; what nothing was measured of is left out."""
+    drawn = {
+        "loss_around_the_minimum": plot_loss_around_minimum(results),
+        "training_from_both_starts": plot_training_curves(results),
+    }
+    return {name: figure for name, figure in drawn.items() if figure}
+
+
+def plot_loss_around_minimum(results):
+    """Loss rise against distance: random directions, and towards the trained network, with the certified radius.
+
+    One panel a network, of its first seed: the table has the spread. None where nothing was measured.
+    """
+    groups = [
+        group for group in results.measured("minimum/train/loss", "certificate/radius").groups()
+        if "directions/losses" in results.arrays.get(group.first["config_id"], ())
+    ]  # fmt: skip
+    if not groups:
+        return None
+    figure, axes = plots.panel_grid(len(groups), 2, width=5, height=3.6)
+    for axis, group in zip(axes, groups):
+        row = group.first
+        arrays, base = results.arrays[row["config_id"]], row["minimum/train/loss"]
+        distances = arrays["directions/distances"]
+        for i, losses in enumerate(arrays["directions/losses"]):
+            axis.plot(distances[1:], losses[1:] / base, color="0.6", label="random directions" if i == 0 else None)
+        if "line/distances" in arrays:
+            axis.plot(
+                arrays["line/distances"][1:], arrays["line/losses"][1:] / base, "-", color=plots.COLOURS[3],
+                linewidth=2, label="towards the trained network",
+            )  # fmt: skip
+        if row["certificate/radius"] > 0:
+            axis.axvline(row["certificate/radius"], linestyle="--", color="black", label="certified radius")
+        axis.axhline(1, linestyle=":", linewidth=1, color="black")
+        top = max(30, 2 * np.max(arrays.get("line/losses", base)) / base)
+        axis.set(xscale="log", yscale="log", ylim=(None, top), title=f"{group.label}, seed {row['seed']}")
+        axis.set(xlabel="distance in parameter space", ylabel="loss / loss at the minimum")
+    axes[0].legend(loc="upper left", frameon=True, framealpha=1)
+    return figure
+
+
+def plot_training_curves(results):
+    """Training loss from the certified minimum and from default initialization, every seed; None without any epoch."""
+    figure, axes = plots.new(width=8, height=4.6)
+    axis, named = axes[0, 0], set()
+    for group, style in zip(results.groups(), plots.styles()):
+        for name in group.rows["config_id"]:
+            history = results.histories.get(name, ())
+            for stage, origin, dashes in (("embedding", "the certified minimum", "--"), ("default", "default", "-")):
+                if not len(history):
+                    continue
+                curve = history[(history["stage"] == stage) & np.isfinite(history["train/loss"])]
+                if curve.empty:
+                    continue  # diverged in its first epoch: Matplotlib cannot place markers on no points
+                label = f"{group.label}, from {origin}"
+                axis.plot(curve["epoch"], curve["train/loss"], dashes, color=style["color"], marker=style["marker"],
+                          markevery=0.2, markersize=4, label=None if label in named else label)  # fmt: skip
+                named.add(label)
+    if not named:
+        return None
+    axis.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    figure.legend(ncols=2, loc="outside lower center")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("embedding", "default"),
+    apart=(),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check_embeddable,
+    applies=applies,
+    needs="experiment affine_minimum needs --model=mlp with --activation=relu, or a .keras file with such a network",
+    former_columns={
+        "minimum/loss": "minimum/train/loss",
+        "minimum/test_accuracy": "minimum/test/accuracy",
+        **former_evaluation_columns("embedding", "embedding"),
+        **former_evaluation_columns("default", "default"),
+    },
+)

@@ -1,0 +1,329 @@
+"""Do local minima get better with depth and width?  Kawaguchi, Huang, Kaelbling 2019, Neural Computation 31(7).
+
+Networks are trained to stationary points of the squared loss: SGD, then L-BFGS, then Newton steps. Beside the loss
+stands the theorem's value, 1/(2n) ||(I - P[J]) vec Y||^2 with its terms by layer: it equals the loss at every
+differentiable stationary point and lies below it elsewhere, so that the gap tells which runs have converged. ReLU and
+leaky ReLU may stop at a kink, where the theorem says nothing; tanh has none, but its minima may lie at infinity.
+"""
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import models
+from analysis.dense_mlp import SMOOTH, DenseMLP
+from analysis.evaluation import evaluate_splits
+from analysis.parameters import get_parameters, set_parameters
+from analysis.projection import project_targets
+from analysis.stationary_points import count_kinks, stationary_point
+from analysis.statistics import t_interval
+from experiments.local_minima.affine_start import affine_optimum
+from harness.experiment import Experiment, seed_field
+from judging.trends import axis_trend
+from judging.verdict import Claim, Verdict
+from judging.wording import format_interval, is_missing
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "Local minima get better as the network gets deeper and wider.",
+    source="Kawaguchi, Huang, Kaelbling 2019",
+)
+GRID = {"dataset": ["digits", "gaussian"], "depth": [1, 3], "width": [2, 4, 8], "seed": [0, 1, 2]}
+COLUMNS = {
+    "sgd/loss": "loss after SGD",
+    "lbfgs/iterations": "L-BFGS iterations taken",
+    "newton/iterations": "Newton steps taken",
+    "final/loss": "loss",  # of analysis.dense_mlp, in float64 throughout
+    "final/gradient_norm": "gradient norm",
+    "final/parameter_norm": "norm of the parameters",
+    "final/converged": "converged",
+    "final/kinks": "(example, unit) pairs at a kink",
+    "final/at_kink": "at a kink",
+    "train/accuracy": "training accuracy",
+    "test/accuracy": "test accuracy",
+    "theorem/value": "theorem's value",
+    "theorem/gap": "loss minus the theorem's value",
+    "theorem/relative_gap": "gap / (||Y||^2 / 2n)",
+    "theorem/target": "||Y||^2 / 2n",
+    "theorem/rank": "rank of the Jacobian",
+    "theorem/outputs": "rows of the Jacobian: examples times outputs",
+    "hessian/smallest": "smallest Hessian eigenvalue",
+    "hessian/largest": "largest Hessian eigenvalue",
+    "affine/loss": "affine optimum's loss",
+    "parameters": "number of parameters",
+}
+TABLE = (
+    "final/loss", "theorem/value", "theorem/relative_gap", "final/converged", "final/at_kink", "final/gradient_norm",
+    "hessian/smallest", "affine/loss", "test/accuracy",
+)  # fmt: skip
+CONVERGED = 1e-8  # gap to the theorem's value, relative to ||Y||^2 / 2n
+MAX_PARAMETERS = 8000  # every Newton step takes all eigenvalues of a dense Hessian, a minute at this size
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(model="mlp", activation="leaky_relu", dtype="float64")
+    data: DataConfig = DataConfig(train_size=150)
+    training: TrainingConfig = TrainingConfig(loss="squared", epochs=20, batch_size=20, learning_rate=0.005)
+    lbfgs_iterations: int = field(default=1000, metadata={"help": "L-BFGS iterations after SGD, at most"})
+    newton_iterations: int = field(default=6, metadata={"help": "damped Newton steps after L-BFGS, at most"})
+    seed: int = seed_field()
+
+    def validate(self):
+        for name in ("lbfgs_iterations", "newton_iterations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.training.loss != "squared":
+            message = "depth_width has a theorem of the squared loss: loss must be squared"
+            raise ValueError(f"{message}, got {self.training.loss!r}")
+        if self.training.regularizer != "none" or self.data.augment:
+            plain = "depth_width looks for stationary points of the plain training loss"
+            raise ValueError(f"{plain}: no regularizer, no augment")
+        if self.network.dtype != "float64" or self.network.dropout:
+            raise ValueError("depth_width needs dtype=float64 and dropout=0: stationary points are checked to 1e-8")
+
+
+def applies(config):
+    return config.network.model == "mlp"
+
+
+def hidden_widths(network):
+    """The hidden widths of an mlp's config, as models.mlp takes them."""
+    defaults = models.mlp.__kwdefaults__
+    return network.widths or (network.width or defaults["width"],) * (network.depth or defaults["depth"])
+
+
+def dense_network(config, data):
+    """The config's network as a DenseMLP on its training set."""
+    return DenseMLP(data.x_train, data.y_train, hidden_widths(config.network), config.network.activation)
+
+
+def check(config, data, run):
+    count = dense_network(config, data).parameter_count
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"depth_width has a dense Hessian: allowed are {MAX_PARAMETERS} parameters, got {count}")
+
+
+def measure(config, data, run):
+    """A stationary point downhill from where SGD ends: its loss, the theorem's value there, how far to trust both."""
+    model = build_network(config, data)
+    history = fit(model, data, config.training, seed=config.seed, run=run)
+    if history.diverged_epoch:
+        return {"diverged_epoch": history.diverged_epoch}
+    dense, start = dense_network(config, data), get_parameters(model)
+    theta, counts = stationary_point(dense, start, config.lbfgs_iterations, config.newton_iterations)
+    set_parameters(model, theta)
+    evaluated = evaluate_splits(model, data, "squared")
+    return {
+        "diverged_epoch": None,
+        "sgd/loss": dense.value_and_gradient(start)[0],
+        **counts,
+        **measure_point(dense, theta, smooth=config.network.activation in SMOOTH),
+        **{name: evaluated[name] for name in ("train/accuracy", "test/accuracy")},  # final/loss is the exact loss
+        "affine/loss": affine_optimum(config, data, run).loss,
+        "parameters": dense.parameter_count,
+    }
+
+
+def measure_point(dense, theta, *, smooth):
+    """Loss, theorem and curvature at parameters theta [p]; a smooth activation has no kinks."""
+    loss, gradient = dense.value_and_gradient(theta)
+    projection = project_targets(dense.jacobian(theta), dense.layers, dense.outputs(theta), dense.y)
+    relative = projection.gap / projection.target
+    curvature = np.linalg.eigvalsh(dense.hessian(theta))
+    kinks = 0 if smooth else count_kinks(dense, theta)
+    return {
+        "final/loss": loss,
+        "final/gradient_norm": float(np.linalg.norm(gradient)),
+        "final/parameter_norm": float(np.linalg.norm(theta)),
+        "final/converged": bool(relative <= CONVERGED),
+        "final/kinks": kinks,
+        "final/at_kink": int(kinks > 0 and relative > CONVERGED),
+        "theorem/value": projection.value,
+        "theorem/gap": projection.gap,
+        "theorem/relative_gap": relative,
+        "theorem/target": projection.target,
+        "theorem/rank": int(projection.ranks.sum()),
+        "theorem/outputs": dense.y.size,
+        "theorem/terms": projection.terms,  # [layers]
+        "hessian/smallest": float(curvature[0]),
+        "hessian/largest": float(curvature[-1]),
+    }
+
+
+def with_shape(group):
+    """A Group's rows with the hidden width and depth of their networks as columns `units` and `layers`.
+
+    One row for each network and seed (width none is the model's own), and none of a network that has a list of widths.
+    """
+    if group.first["widths"]:
+        return group.rows.iloc[:0].assign(units=[], layers=[])
+    shapes = [hidden_widths(row_network(row)) for _, row in group.rows.iterrows()]
+    rows = group.rows.assign(units=[shape[0] for shape in shapes], layers=[len(shape) for shape in shapes])
+    return rows.drop_duplicates(["units", "layers", "seed"])
+
+
+def row_network(row):
+    """As much of a row's NetworkConfig as hidden_widths asks for; pandas makes floats of whole numbers beside none."""
+    width, depth = (None if is_missing(row[name]) else int(row[name]) for name in ("width", "depth"))
+    return NetworkConfig(width=width, depth=depth, widths=tuple(row["widths"]))
+
+
+def axis_trends(group, axis, level=0.95):
+    """{other level: Trend of the loss along `axis`}: along `units` at every number of `layers`, or the reverse."""
+    other = {"units": "layers", "layers": "units"}[axis]
+    by_other = with_shape(group).groupby(other)
+    found = {value: axis_trend(rows, axis, "final/loss", level=level) for value, rows in by_other}
+    return {value: trend for value, trend in found.items() if trend.slope.n}
+
+
+def judge(results):
+    """Does the loss fall along width at every depth, and along depth at every width, in every group?"""
+    test = (
+        "Over seeds: slope of the training loss against log2(width) at each depth, and against log2(depth) at each "
+        "width (95 % t-interval) and Page's trend test. Supported where every one of them decreases; refuted where any "
+        "increases (Bonferroni over all of them); undecided otherwise."
+    )
+    results = results.measured("final/loss")
+    if not len(results):
+        return Verdict("undecided", "Every network diverged.", test)
+    pairs = [(group, axis) for group in results.groups() for axis in ("units", "layers")]
+    found = [axis_trends(group, axis) for group, axis in pairs]
+    level = 1 - 0.05 / max(1, sum(map(len, found)))
+    strict = [axis_trends(group, axis, level) for group, axis in pairs]
+    rising = any(trend.direction == "increasing" for trends in strict for trend in trends.values())
+    falling = all(trends and all(trend.direction == "decreasing" for trend in trends.values()) for trends in found)
+    sentences = {}
+    for (group, axis), trends in zip(pairs, found):
+        sentences.setdefault(group.label, []).append(describe_trends(trends, axis))
+    parts = [f"{label}: {', '.join(said)}" for label, said in sentences.items()]
+    reason = f"Mean training loss; {'; '.join(parts)}. {describe_convergence(results.table)}"
+    return Verdict("refuted" if rising else "supported" if falling else "undecided", reason, test)
+
+
+def describe_trends(trends, axis):
+    """`falls with width at 2 of 3 depths (slope per doubling at depth 1: -0.1 [-0.2, -0.05], ..)`."""
+    name, other = {"units": ("width", "depth"), "layers": ("depth", "width")}[axis]
+    if not trends:
+        return f"no trend with {name} (two levels or more are needed)"
+    falls = sum(trend.direction == "decreasing" for trend in trends.values())
+    rises = sum(trend.direction == "increasing" for trend in trends.values())
+    slopes = ", ".join(f"{int(value)}: {format_interval(trend.slope, 2)}" for value, trend in trends.items())
+    also = f" and rises at {rises}" if rises else ""
+    return f"falls with {name} at {falls} of {len(trends)} {other}s{also} (slope per doubling at {other} {slopes})"
+
+
+def describe_convergence(table):
+    """How many runs reached the theorem's value, stopped at a kink, or neither."""
+    converged = table["final/converged"] == 1  # True, or 1 in results of earlier versions
+    kinks = int(table["final/at_kink"].sum())
+    gap = f" (largest relative gap {table['theorem/relative_gap'][converged].max():.1g})" if converged.any() else ""
+    return (
+        f"{int(converged.sum())} of {len(table)} runs converged to the theorem's value{gap}, {kinks} stopped at a "
+        f"kink, {int((~converged).sum()) - kinks} did not converge."
+    )
+
+
+def figures(results):
+    """Loss over width and depth, gap against gradient norm, and what each layer's block takes off the targets."""
+    results = results.measured("final/loss")
+    if not len(results):
+        return {}
+    groups = results.groups()
+    drawn = {"gap_to_the_theorem": plot_gaps(groups), "terms_by_layer": plot_terms(groups, results.arrays)}
+    square = [(group.label, rows) for group in groups if len(rows := with_shape(group))]
+    return {"loss_over_width_and_depth": plot_losses(square), **drawn} if square else drawn
+
+
+def plot_losses(panels):
+    """Mean loss against width, a line per depth; crosses are the theorem's value, below it where runs did not converge.
+
+    panels: [(title, rows of with_shape)].
+    """
+    figure, axes = plots.panel_grid(len(panels), width=5, height=3.8)
+    for axis, (name, rows) in zip(axes, panels):
+        ticks = sorted(rows["units"].unique())
+        for (depth, line), style in zip(rows.groupby("layers"), plots.styles()):
+            by_width = dict(list(line.groupby("units")))
+            intervals = [t_interval(found["final/loss"]) for found in by_width.values()]
+            plots.interval_line(axis, list(by_width), intervals, label=f"depth {depth}", **style)
+            values = [found["theorem/value"].mean() for found in by_width.values()]
+            axis.plot(list(by_width), values, "x", color=style["color"])
+        axis.plot([], [], "x", color="black", label="theorem's value")
+        axis.axhline(rows["affine/loss"].mean(), linestyle=":", color="black", label="affine optimum")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, [f"{width}" for width in ticks], minor=False)
+        axis.set(xlabel="width", ylabel="training loss", title=name)
+    axes[0].legend()
+    return figure
+
+
+def plot_gaps(groups):
+    """Relative gap against gradient norm, one point a run; rounding keeps both off 0 on the logarithmic axes."""
+    figure, axes = plots.new(width=5.4, height=3.8)
+    axis = axes[0, 0]
+    for group, style in zip(groups, plots.styles()):
+        for kink, marker in ((0, style["marker"]), (1, "x")):
+            chosen = group.rows[group.rows["final/at_kink"] == kink]
+            if len(chosen):
+                x, y = chosen["final/gradient_norm"].clip(lower=1e-17), chosen["theorem/relative_gap"].clip(lower=1e-20)
+                label = group.label + (", at a kink" if kink else "")
+                axis.plot(x, y, marker, color=style["color"], markersize=5, alpha=0.7, label=label)
+    axis.axhline(CONVERGED, linestyle="--", color="black", label="converged below")
+    axis.set(xscale="log", yscale="log", xlabel="gradient norm", ylabel="gap / $\\frac{1}{2n}\\|Y\\|^2$")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_terms(groups, arrays):
+    """The share of ||Y||^2 / 2n that each layer's block of the Jacobian takes off, mean over seeds, and the rest."""
+    figure, axes = plots.panel_grid(len(groups), columns=1, width=8, height=3)
+    for axis, group in zip(axes, groups):
+        networks = list(group.split("depth", "width").values())
+        shares = layer_shares(networks, arrays)  # [networks, layers]
+        bottom = np.zeros(len(networks))
+        for l, style in zip(range(shares.shape[1]), plots.styles()):
+            axis.bar(range(len(networks)), shares[:, l], bottom=bottom, color=style["color"], edgecolor="white",
+                     hatch=["", "//", "..", "xx"][l % 4], label=f"layer {l + 1}")  # fmt: skip
+            bottom += shares[:, l]
+        rest = {"color": "0.85", "edgecolor": "white", "label": "left: the loss"}
+        axis.bar(range(len(networks)), 1 - bottom, bottom=bottom, **rest)
+        labels = ["-".join(map(str, hidden_widths(row_network(rows.iloc[0])))) for rows in networks]
+        axis.set_xticks(range(len(networks)), labels, rotation=30, ha="right")
+        low = max(0.0, math.floor(10 * shares[:, 0].min() - 1) / 10)
+        axis.set(ylabel="share of $\\|Y\\|^2$", xlabel="hidden widths", title=group.label, ylim=(low, 1))
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def layer_shares(networks, arrays):
+    """theorem/terms relative to ||Y||^2 / 2n, mean over the rows of each network: [networks, layers of the deepest]."""
+    found = []
+    for rows in networks:
+        terms = [arrays[identity]["theorem/terms"] for identity in rows["config_id"]]
+        found.append(np.mean([term / target for term, target in zip(terms, rows["theorem/target"])], axis=0))
+    shares = np.zeros((len(found), max(map(len, found))))
+    for i, values in enumerate(found):
+        shares[i, : len(values)] = values
+    return shares
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("training",),
+    apart=("width", "depth"),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    applies=applies,
+    needs="experiment depth_width needs --model=mlp",
+    former_columns={"final/accuracy": "train/accuracy", "final/test_accuracy": "test/accuracy"},
+)

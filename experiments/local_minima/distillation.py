@@ -1,0 +1,149 @@
+"""Is a network that imitates an affine optimum at a local minimum too?  After Goldblum et al. 2020, section 2.
+
+The affine optimum is distilled into a network; then the network is trained on the true labels. Where it leaves the
+teacher's loss, having the teacher's function was not enough: the embedding of Lemma 1 is a minimum by its parameters.
+"""
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import softmax
+
+from analysis.evaluation import evaluate, evaluate_splits, predict
+from analysis.hessian import loss_and_gradient
+from analysis.statistics import paired_difference
+from experiments.local_minima.affine_start import affine_optimum
+from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.verdict import Claim, Verdict
+from judging.wording import format_interval
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "A network that has learned the function of a suboptimal local minimum stays at its loss.",
+    source="Goldblum et al. 2020, section 2 (the authors' distillation experiment)",
+)
+GRID = {"width": [32, 128], "seed": [0, 1, 2]}
+COLUMNS = {
+    "teacher/loss": "teacher's loss",
+    **evaluation_columns("distilled", "after distillation"),
+    "distilled/train/loss": "loss after distillation",
+    "distilled/imitation_loss": "loss against the teacher's outputs after distillation",
+    "distilled/agreement": "agreement with the teacher",
+    "distilled/gradient_norm": "gradient norm there",
+    **evaluation_columns("trained", "after training on"),
+    "trained/train/loss": "loss after training on",
+    "trained/test/accuracy": "test accuracy",
+}
+TABLE = (
+    "teacher/loss", "distilled/train/loss", "distilled/agreement", "distilled/gradient_norm", "trained/train/loss",
+    "trained/test/accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(model="mlp", width=64)
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(loss="squared", epochs=60, batch_size=64, learning_rate=0.05)
+    distillation_epochs: int = field(default=60, metadata={"help": "epochs of imitating the affine optimum"})
+    seed: int = seed_field()
+
+    def validate(self):
+        if self.distillation_epochs < 1:
+            raise ValueError(f"distillation_epochs must be at least 1, got {self.distillation_epochs}")
+
+
+def check(config, data, run):
+    affine_optimum(config, data, run)  # refuses data on which cross-entropy has none
+
+
+def measure(config, data, run):
+    """Distil the affine optimum into the network, then train on with the labels; both ends on both sets."""
+    training, loss = config.training, config.training.loss
+    affine = affine_optimum(config, data, run)
+    outputs = [x.reshape(len(x), -1) @ affine.weight + affine.bias for x in (data.x_train, data.x_test)]
+    # Cross-entropy against the teacher's probabilities is the Kullback-Leibler divergence up to a constant.
+    soft = [(softmax(o, axis=1) if loss == "cross_entropy" else o).astype(np.float32) for o in outputs]
+    imitation = dataclasses.replace(data, y_train=soft[0], y_test=soft[1])
+
+    model = build_network(config, data)
+    plan = dataclasses.replace(training, epochs=config.distillation_epochs)
+    history = fit(model, imitation, plan, seed=config.seed, run=run, stage="distillation")
+    result = {"teacher/loss": affine.loss, "diverged_epoch": history.diverged_epoch}
+    if history.diverged_epoch:
+        return result
+    result.update(evaluate_splits(model, data, loss, "distilled"))
+    result["distilled/imitation_loss"] = evaluate(model, data.x_train, soft[0], loss)[0]
+    result["distilled/agreement"] = float(np.mean(predict(model, data.x_train).argmax(1) == outputs[0].argmax(1)))
+    gradient = loss_and_gradient(model, data.x_train, data.y_train, loss)[1]
+    result["distilled/gradient_norm"] = float(np.linalg.norm(gradient))
+
+    history = fit(model, data, training, seed=config.seed, run=run, stage="training")
+    result["diverged_epoch"] = history.diverged_epoch
+    return result if history.diverged_epoch else {**result, **evaluate_splits(model, data, loss, "trained")}
+
+
+def judge(results):
+    """Refuted where training on lowers the training loss of every network that was distilled, paired by seed."""
+    test = (
+        "Paired t-interval (95 %) over seeds of the training loss after training on minus after distillation, per "
+        "setting; refuted where every interval lies below 0."
+    )
+    results = results.measured("distilled/train/loss", "trained/train/loss")
+    if not len(results):
+        return Verdict("undecided", "Every network diverged.", test)
+    differences = {
+        group.label: paired_difference(group.rows["trained/train/loss"], group.rows["distilled/train/loss"])
+        for group in results.groups() if len(group.rows) > 1
+    }  # fmt: skip
+    if not differences:
+        return Verdict("undecided", "No network has two or more seeds that did not diverge.", test)
+    reason = "; ".join(f"{name}: {format_interval(d)} over {d.n} seeds" for name, d in differences.items())
+    directions = {d.direction for d in differences.values()}
+    outcome = "refuted" if directions == {"less"} else "undecided"
+    return Verdict(outcome, f"Training on changes the loss of the distilled network by {reason}.", test)
+
+
+def figures(results):
+    """Training loss through distillation and training on, every seed, with the teacher's loss as a line."""
+    distilled = results.measured("distilled/train/loss")
+    kept = np.array([len(results.histories.get(name, ())) > 0 for name in distilled.table["config_id"]], bool)
+    groups = dataclasses.replace(distilled, table=distilled.table[kept]).groups()
+    if not groups:
+        return {}
+    figure, axes = plots.panel_grid(len(groups), 4, height=3.6)
+    for axis, group in zip(axes, groups):
+        for i, (_, row) in enumerate(group.rows.iterrows()):
+            history = results.histories[row["config_id"]]
+            first = history[history["stage"] == "distillation"]
+            ends = [row["distilled/train/loss"], *history["train/loss"][history["stage"] == "training"]]
+            axis.plot(first["epoch"], first["train/loss"], ":", color=plots.COLOURS[0],
+                      label="distillation: distance to the teacher" if i == 0 else None)  # fmt: skip
+            axis.plot(range(len(first), len(first) + len(ends)), ends, "-", color=plots.COLOURS[3],
+                      label="training on: loss on the labels" if i == 0 else None)  # fmt: skip
+            axis.axhline(row["teacher/loss"], linestyle="--", color="black", label="teacher's loss" if i == 0 else None)
+        axis.set(xlabel="epoch", ylabel="training loss", yscale="log", title=group.label)
+        axis.legend()
+    return {"distillation": figure}
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("distillation", "training"),
+    apart=(),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    former_columns={
+        **former_evaluation_columns("distilled", "distilled"),
+        **former_evaluation_columns("trained", "trained"),
+    },
+)

@@ -1,0 +1,255 @@
+"""Does training reach a (nearly) global minimum from any initialization?  Goldblum et al. 2020, Table 1.
+
+Loss, gradient norm, both ends of the Hessian's spectrum, inactive units and accuracies, before and after training, for
+the paper's initializations. Weight decay enters loss and gradient exactly once (the original code under-counts it).
+"""
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from analysis.activations import inactive_fractions
+from analysis.affine_minimum import embed
+from analysis.evaluation import evaluate_splits
+from analysis.hessian import TrainingLoss, extreme_eigenvalues
+from analysis.statistics import paired_difference
+from experiments.local_minima.affine_start import GLOBAL_TOLERANCE, affine_optimum, check_embeddable, stable_rate
+from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.verdict import Claim, Verdict
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "Training reaches a nearly global minimum from any initialization.",
+    source="Goldblum et al. 2020, section 2 and Table 1, on a folklore of deep-learning theory",
+)
+
+
+def shift_biases(model, shift):
+    """Add shift(shape) to every bias: of dense and convolution layers, and batch norm's shift."""
+    for variable in model.trainable_variables:
+        if variable.name in ("bias", "beta"):
+            variable.assign(variable.numpy() + shift(variable.shape))
+
+
+def set_all(model, value):
+    """Set every trainable parameter to one value."""
+    for variable in model.trainable_variables:
+        variable.assign(np.full(variable.shape, value))
+
+
+# name: what it does to a network of default initialization.
+INITIALIZATIONS = {
+    "default": lambda model, rng: None,
+    "embedding": None,  # of the affine optimum, which depends on the data: see initialize
+    "bias+20": lambda model, rng: shift_biases(model, lambda shape: 20.0),
+    "bias-20": lambda model, rng: shift_biases(model, lambda shape: -20.0),
+    "bias_uniform_50": lambda model, rng: shift_biases(model, lambda shape: rng.uniform(-50, 50, shape)),
+    "bias_uniform_10_no_momentum": lambda model, rng: shift_biases(model, lambda shape: rng.uniform(-10, 10, shape)),
+    "zero": lambda model, rng: set_all(model, 0.0),
+    "equal": lambda model, rng: set_all(model, 0.001),
+}
+GRID = {"initialization": list(INITIALIZATIONS), "seed": [0, 1, 2]}
+
+
+def state_columns(stage):
+    """The columns of measure_state with their meaning; stage: before or after training."""
+    return {
+        f"{stage}/regularized_loss": f"training loss with weight decay {stage}",
+        f"{stage}/gradient_norm": f"gradient norm {stage}",
+        f"{stage}/largest_eigenvalue": f"largest eigenvalue {stage}",
+        f"{stage}/smallest_eigenvalue": f"smallest eigenvalue {stage}",
+        f"{stage}/eigenvalues_converged": f"did both eigenvalues converge {stage}?",
+        f"{stage}/inactive": f"inactive units {stage}",
+        **evaluation_columns(stage, f"{stage} training"),
+        f"{stage}/train/loss": f"loss {stage}",
+    }
+
+
+COLUMNS = {
+    **state_columns("before"),
+    "before/gradient_norm": "gradient norm",
+    "before/smallest_eigenvalue": "smallest eigenvalue",
+    **state_columns("after"),
+    "after/train/accuracy": "training accuracy",
+    "after/test/accuracy": "test accuracy",
+}
+TABLE = (
+    "before/train/loss", "before/gradient_norm", "before/smallest_eigenvalue", "after/train/loss",
+    "after/gradient_norm", "after/smallest_eigenvalue", "after/inactive", "after/train/accuracy", "after/test/accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    initialization: str = field(default="default", metadata={"help": f"start, one of {', '.join(INITIALIZATIONS)}"})
+    network: NetworkConfig = NetworkConfig(model="mlp", width=64, dtype="float64")
+    # The digits are separable: cross-entropy has no affine minimum on them that could be embedded.
+    data: DataConfig = DataConfig(dataset="gaussian", train_size=1500)
+    training: TrainingConfig = TrainingConfig(
+        epochs=60, batch_size=64, learning_rate=0.01, regularizer="weight_decay", coefficient=5e-4
+    )
+    kernel_scale: float = field(
+        default=1.0,
+        metadata={"help": "factor on the He-uniform kernels; 0.408 = 6^(-1/2): variance 1/(3 fan_in), PyTorch's"},
+    )
+    hessian_size: int = field(default=0, metadata={"help": "training images in the Hessian and gradient; 0: all"})
+    hessian_products: int = field(default=200, metadata={"help": "Hessian-vector products at most for both ends"})
+    seed: int = seed_field()
+
+    def validate(self):
+        if self.initialization not in INITIALIZATIONS:
+            raise ValueError(
+                f"unknown initialization {self.initialization!r}: allowed are {', '.join(INITIALIZATIONS)}"
+            )
+        if self.training.regularizer == "weight_decay" and not self.training.regularize_all:
+            raise ValueError("initialization measures weight decay of all parameters: regularize_all must be true")
+        if not 0 < self.kernel_scale < np.inf:
+            raise ValueError(f"kernel_scale must be a finite number > 0, got {self.kernel_scale}")
+        if self.hessian_products < 50 or self.hessian_size < 0:
+            raise ValueError(
+                f"hessian_products must be at least 50 and hessian_size 0 (all) or more, got {self.hessian_products} "
+                f"and {self.hessian_size}"
+            )
+
+
+def applies(config):
+    return config.initialization != "embedding" or (
+        config.network.model == "mlp" and config.network.activation == "relu"
+    )
+
+
+def check(config, data, run):
+    if config.initialization == "embedding":
+        check_embeddable(config, data, run)
+
+
+def measure(config, data, run):
+    """Everything that Table 1 has of the network, before and after training from the config's start."""
+    model = initialize(config, data, run)
+    before = measure_state(config, model, data, "before")
+    training = config.training
+    if config.initialization.endswith("no_momentum"):
+        training = dataclasses.replace(training, momentum=0.0)
+    if config.initialization == "embedding":
+        rate = min(training.learning_rate, stable_rate(training, before["before/largest_eigenvalue"]))
+        training = dataclasses.replace(training, learning_rate=rate)
+    history = fit(model, data, training, seed=config.seed, run=run)
+    result = {**before, "diverged_epoch": history.diverged_epoch}
+    return result if history.diverged_epoch else {**result, **measure_state(config, model, data, "after")}
+
+
+def initialize(config, data, run):
+    """The network at the config's start: kernels scaled first, then the initialization of that name."""
+    model = build_network(config, data)
+    for variable in model.trainable_variables:
+        if variable.name == "kernel":
+            variable.assign(config.kernel_scale * variable.numpy())
+    if config.initialization == "embedding":
+        embed(affine_optimum(config, data, run), model, data.x_train)
+    else:
+        INITIALIZATIONS[config.initialization](model, np.random.default_rng([config.seed, 23]))
+    return model
+
+
+def measure_state(config, model, data, stage):
+    """Everything Table 1 has of one network; the regularizer is part of loss, gradient and Hessian."""
+    training = config.training
+    size = config.hessian_size or len(data.x_train)
+    x, y = data.x_train[:size], data.y_train[:size]
+    decay = training.coefficient if training.regularizer == "weight_decay" else 0.0
+    surface = TrainingLoss(model, x, y, training.loss, weight_decay=decay)
+    value, gradient = surface.value_and_gradient()
+    ends = extreme_eigenvalues(surface.hessian(), max_products=config.hessian_products, seed=config.seed)
+    inactive = inactive_fractions(model, x)
+    return {
+        f"{stage}/regularized_loss": value,
+        f"{stage}/gradient_norm": float(np.linalg.norm(gradient)),
+        f"{stage}/largest_eigenvalue": ends.largest,
+        f"{stage}/smallest_eigenvalue": ends.smallest,
+        f"{stage}/eigenvalues_converged": ends.largest_converged and ends.smallest_converged,
+        f"{stage}/inactive": float(np.mean([pairs for pairs, _ in inactive.values()])) if inactive else 0.0,
+        **evaluate_splits(model, data, training.loss, stage),
+    }
+
+
+def judge(results):
+    """Refuted where a start is trapped: paired by seed, its final training loss lies clearly above the default's."""
+    test = (
+        "Paired t-interval (95 %) over seeds of the difference in final training loss from default initialization; a "
+        f"start is trapped where it excludes 0 and the mean is more than {GLOBAL_TOLERANCE:g} times the default's."
+    )
+    results = results.measured("after/train/loss")
+    if not len(results):
+        return Verdict("undecided", "Every network diverged.", test)
+    trapped, compared, found = [], 0, []
+    for group in results.groups():
+        starts = group.split("initialization")
+        finals = {name: rows.set_index("seed")["after/train/loss"] for name, rows in starts.items()}
+        default = finals.pop("default", pd.Series(dtype=float))
+        pairs = {
+            name: pd.concat([losses, default], axis=1, keys=["start", "default"]).dropna()
+            for name, losses in finals.items()
+        }
+        pairs = {name: pair for name, pair in pairs.items() if len(pair) > 1}
+        above = {name: pair["start"].mean() for name, pair in pairs.items() if is_trapped(pair)}
+        compared += len(pairs)
+        trapped += above
+        if above:
+            losses = ", ".join(f"{name} ({loss:.3g})" for name, loss in above.items())
+            found.append(f"{group.label} from {losses}, where the default ends at {default.mean():.3g}")
+    if not compared:
+        return Verdict("undecided", "No start was compared with default initialization over two or more seeds.", test)
+    if trapped:
+        reason = f"{len(trapped)} of {compared} starts end above default initialization's loss: {'; '.join(found)}."
+        return Verdict("refuted", reason, test)
+    reason = f"None of {compared} starts ended measurably above default initialization's loss."
+    return Verdict("undecided", reason, test)
+
+
+def is_trapped(pair):
+    """Does a start end above the default?  pair: final losses in columns `start` and `default`, a row for each seed."""
+    above = paired_difference(pair["start"], pair["default"]).direction == "greater"
+    return above and pair["start"].mean() > GLOBAL_TOLERANCE * pair["default"].mean()
+
+
+def figures(results):
+    """Final training loss by initialization, every seed, one panel per network."""
+    groups = results.measured("before/train/loss").groups()
+    if not groups:
+        return {}
+    figure, axes = plots.panel_grid(len(groups), 3, width=5.6, height=3.8)
+    for axis, group in zip(axes, groups):
+        names = list(group.split("initialization"))
+        for i, when in enumerate(("before", "after")):
+            if f"{when}/train/loss" not in group.rows:
+                continue
+            where = [names.index(name) + 0.2 * (i - 0.5) for name in group.rows["initialization"]]
+            style = {"color": plots.COLOURS[i * 3], "marker": "os"[i]}
+            axis.plot(where, group.rows[f"{when}/train/loss"], linestyle="none", label=f"{when} training", **style)
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axis.set(ylabel="training loss", yscale="log", title=group.label)
+        axis.legend()
+    return {"loss_by_initialization": figure}
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("training",),
+    apart=("initialization",),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    applies=applies,
+    needs="initialization=embedding needs --model=mlp with --activation=relu",
+    label=lambda config: config.initialization,
+    former_columns={**former_evaluation_columns("before", "before"), **former_evaluation_columns("after", "after")},
+)

@@ -1,0 +1,272 @@
+"""Which norm of the parameters generalizes best?  After Goldblum et al. 2020, section 3.
+
+Norm-bias holds ||theta||^2 at multiples, far below 1 to far above, of what training without a regularizer ends with
+on the same seed. Where batch norm follows, the scale of a kernel cannot change the function: such kernels are measured
+apart.
+"""
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.statistics import paired_difference, rank_correlation, t_interval
+from experiments.norm.norm_measures import (
+    FINAL_COLUMNS,
+    MIN_SEEDS,
+    SETTLED,
+    final_measures,
+    regularized_norm,
+    squared_norm,
+    warn_unsettled,
+)
+from harness.experiment import Experiment, seed_field
+from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.wording import format_correlation, format_points
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+from training.regularizers import is_kernel
+
+CLAIM = Claim(
+    "Networks whose parameters have a small norm generalize best.",
+    source="Goldblum et al. 2020, section 3, on a folklore of deep-learning theory",
+)
+GRID = {"multiple": [0.1, 0.3, 1.0, 3.0, 10.0], "seed": list(range(6))}
+COLUMNS = {
+    **FINAL_COLUMNS,
+    "norm/start": "regularized squared norm at the start",
+    "norm/target": "target of the regularized squared norm",
+    "norm/over_none": "regularized squared norm / without regularizer",
+    "none/norm": "squared norm without regularizer",
+    "none/test/accuracy": "its test accuracy",
+}
+TABLE = (
+    "test/accuracy", "train/accuracy", "gap/accuracy", "test/loss", "norm/all", "norm/over_target",
+    "norm/scale_invariant", "none/norm", "none/test/accuracy",
+)  # fmt: skip
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title_fontsize": 9}  # a legend that hides no point
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(model="mlp", width=64)
+    data: DataConfig = DataConfig(train_size=200)
+    training: TrainingConfig = TrainingConfig(
+        epochs=100, batch_size=50, learning_rate=0.02, decay_epochs=(70,), regularizer="norm_bias", coefficient=0.075
+    )
+    multiple: float = field(
+        default=1.0, metadata={"help": "target of ||theta||^2, in units of where unregularized training ends"}
+    )
+    seed: int = seed_field()
+
+    def validate(self):
+        if not (self.multiple > 0 and math.isfinite(self.multiple)):
+            raise ValueError(f"multiple must be a finite number > 0, got {self.multiple}")
+        training = self.training
+        if training.regularizer != "norm_bias" or not training.coefficient or training.norm_target:
+            raise ValueError(
+                "norm_profile needs regularizer=norm_bias with a coefficient > 0, and its targets as multiple, got "
+                f"{training.regularizer}, coefficient={training.coefficient}, norm_target={training.norm_target}"
+            )
+
+
+def label(config: Config) -> str:
+    return f"multiple={config.multiple:g}"
+
+
+def measure(config, data, run):
+    """Train with norm-bias towards a multiple of where unregularized training ends, and measure the end."""
+    every_multiple = dataclasses.replace(config, multiple=1.0)
+    reference = run.once(("unregularized", every_multiple), lambda: train_unregularized(config, data, run))
+    if reference["diverged_epoch"]:
+        return {"diverged_epoch": reference["diverged_epoch"]}
+    target = config.multiple * reference["norm"]
+    training = dataclasses.replace(config.training, norm_target=target)
+    model, start = build(config, data)
+    history = fit(model, data, training, seed=config.seed, run=run, stage="norm_bias")
+    result = {
+        "none/norm": reference["norm"],
+        "none/test/accuracy": reference["accuracy"],
+        "norm/start": start,
+        "norm/target": target,
+        "diverged_epoch": history.diverged_epoch,
+    }
+    if history.diverged_epoch:
+        return result
+    final = final_measures(model, data, training, history)
+    return {**result, **final, "norm/over_none": final[regularized_norm(training)] / reference["norm"]}
+
+
+def build(config, data):
+    """(model, the squared norm that the regularizer acts on) at the start."""
+    model = build_network(config, data)
+    chosen = [v for v in model.trainable_variables if config.training.regularize_all or is_kernel(v)]
+    return model, squared_norm(chosen)
+
+
+def train_unregularized(config, data, run):
+    """Norm and test accuracy that training without a regularizer ends with, or the epoch at which it diverged."""
+    model, _ = build(config, data)
+    training = dataclasses.replace(config.training, regularizer="none", coefficient=0.0)
+    history = fit(model, data, training, seed=config.seed, run=run, stage="none")
+    found = {"diverged_epoch": history.diverged_epoch}
+    if not history.diverged_epoch:
+        final = final_measures(model, data, training, history)
+        found.update(norm=final[regularized_norm(training)], accuracy=final["test/accuracy"])
+    return found
+
+
+def judge(results):
+    """Paired differences in test accuracy between the norms of each network, no regularizer included.
+
+    Supported where in every network one of the norms below the unregularized one beats all others; refuted where in
+    some network another norm, or no regularizer, beats all those below.
+    """
+    test = (
+        "Paired t-intervals (95 %, Bonferroni over norms and networks) of the difference in test accuracy over at "
+        f"least {MIN_SEEDS} seeds. Supported where, in every network, a norm below that of unregularized training "
+        "beats all others, no regularizer included; refuted where in a network a norm not below it, or no "
+        "regularizer, beats all smaller ones."
+    )
+    notes = warn_unsettled(results.table)
+    if not len(results.measured("test/accuracy")):
+        return Verdict("undecided", f"Every network diverged.{notes}", test)
+    groups = results.groups()
+    found = [judge_profile(group, 1 - 0.05 / len(groups)) for group in groups]
+    return Verdict(combine_outcomes(o for o, _ in found), f"{'; '.join(text for _, text in found)}.{notes}", test)
+
+
+def judge_profile(group, level):
+    """(outcome, text) of one group, at a level that is shared out over the norms that could win."""
+    rows = group.rows
+    means = {m: t_interval(part["test/accuracy"]).mean for m, part in sorted(group.split("multiple").items())}
+    means = {m: mean for m, mean in means.items() if mean == mean}
+    if not means:
+        return "undecided", f"{group.label}: every network diverged"
+    accuracy = rows.pivot(index="seed", columns="multiple", values="test/accuracy")
+    accuracy["none"] = rows.groupby("seed")["none/test/accuracy"].first()
+    ratio = rows.groupby("multiple")["norm/over_none"].mean()
+    small = [m for m in means if ratio[m] < 1 - SETTLED]
+    large = ["none", *(m for m in means if m not in small)]
+    smaller, larger = find_winner(accuracy, small, large, level), find_winner(accuracy, large, small, level)
+    top = max(means, key=means.get)
+    text = (
+        f"{group.label}: of {', '.join(f'{m:g}' for m in means)} times the unregularized squared norm, mean test "
+        f"accuracy is highest at {top:g} ({means[top]:.4g}; without regularizer {accuracy['none'].mean():.4g})"
+    )
+    if winner := smaller or larger:
+        name, nearest = winner
+        beaten = "all that are not below 1" if smaller else "all below 1"
+        name = name if name == "none" else f"{name:g}"
+        text += f"; {name} beats {beaten}, the nearest by {format_points(nearest)} over {nearest.n} paired seeds"
+    text += f"; rank correlation of norm and test accuracy {describe_correlation(rows, 'norm/all')}"
+    if "norm/scale_invariant" in rows and rows["norm/scale_invariant"].notna().any():
+        text += f", of the norm of scale-invariant weights {describe_correlation(rows, 'norm/scale_invariant')}"
+    return "supported" if smaller else "refuted" if larger else "undecided", text
+
+
+def find_winner(accuracy, candidates, others, level):
+    """(candidate, its least convincing difference) of one that beats all others; None where none does.
+
+    accuracy: one row a seed, one column a norm.
+    """
+    for name in sorted(candidates, key=lambda m: -accuracy[m].mean()):
+        share = 1 - (1 - level) / len(candidates)
+        differences = [paired_difference(accuracy[name], accuracy[other], share) for other in others]
+        if differences and all(d.direction == "greater" and d.n >= MIN_SEEDS for d in differences):
+            return name, min(differences, key=lambda d: d.low)
+    return None
+
+
+def describe_correlation(rows, column):
+    """`-0.9 [-1, -0.7] over 30 networks`: rank correlation of a norm and test accuracy, over multiples and seeds."""
+    found = rank_correlation(rows[column], rows["test/accuracy"])
+    return f"{format_correlation(found)} over {found.n} networks"
+
+
+def figures(results):
+    """Test accuracy against the final norm, where any run was measured, and norms over epochs; a panel a network."""
+    groups = results.groups()
+    result = {"norm_over_training": plot_norms(groups, results.histories)}
+    if len(results.measured("test/accuracy")):
+        result = {"accuracy_against_norm": plot_accuracies(groups), **result}
+    return result
+
+
+def plot_accuracies(groups):
+    """Test accuracy against the final norm, of all parameters and of those whose scale cannot matter; every seed."""
+    groups = [group for group in groups if group.rows["test/accuracy"].notna().any()]
+    columns = {
+        "norm/all": "$\\|\\theta\\|^2$ at the end",
+        "norm/scale_invariant": "squared norm of scale-invariant weights",
+    }
+    columns = {c: name for c, name in columns.items() if any(c in g.rows and g.rows[c].notna().any() for g in groups)}
+    figure, axes = plots.new(len(groups), len(columns), width=5.2, height=3.8)
+    for row_of_axes, group in zip(axes, groups):
+        for axis, (column, name) in zip(row_of_axes, columns.items()):
+            if not group.rows[column].notna().any():
+                axis.set_visible(False)  # a network without batch norm
+                continue
+            plot_profile(axis, group, column)
+            axis.set(xscale="log", xlabel=name, ylabel="accuracy", title=group.label)
+        if row_of_axes[0].lines:
+            row_of_axes[0].legend(title="test; target\nin units of none's", **BESIDE)
+    return figure
+
+
+def plot_profile(axis, group, column):
+    """Every seed's test accuracy against one norm, the means of both accuracies, and what no regularizer ends with."""
+    rows = group.rows
+    for (multiple, part), style in zip(sorted(group.split("multiple").items()), plots.styles()):
+        axis.plot(part[column], part["test/accuracy"], color=style["color"], marker=style["marker"],
+                  linestyle="none", markersize=5, alpha=0.75, label=f"{multiple:g}")  # fmt: skip
+    means = rows.groupby("multiple")[["test/accuracy", "train/accuracy"]].mean()
+    middle = rows.groupby("multiple")[column].median()
+    axis.plot(middle, means["test/accuracy"], "-", color="0.4", linewidth=1, zorder=0, label="mean")
+    axis.plot(middle, means["train/accuracy"], ":", color="0.4", linewidth=1, zorder=0, label="mean, training")
+    if column == "norm/all":
+        first = rows.groupby("seed")[["none/norm", "none/test/accuracy"]].first()
+        axis.axvline(first["none/norm"].mean(), color="black", linestyle="--", linewidth=1, label="none")
+        axis.plot(first["none/norm"], first["none/test/accuracy"], "*", color="black", markersize=7)
+
+
+def plot_norms(groups, histories):
+    """The regularized squared norm over the epochs, one line per seed, with the targets."""
+    figure, axes = plots.panel_grid(len(groups), width=5.6, height=3.8)
+    for axis, group in zip(axes, groups):
+        for (multiple, rows), style in zip(sorted(group.split("multiple").items()), plots.styles()):
+            name = f"{multiple:g}"
+            for _, row in rows.iterrows():
+                history = histories.get(row["config_id"], ())
+                history = history[history["stage"] == "norm_bias"] if len(history) else history
+                if not len(history):
+                    continue  # training without a regularizer diverged
+                values = history["norm/all" if row["regularize_all"] else "norm/kernels"]
+                axis.plot([0, *history["epoch"]], [row.get("norm/start", math.nan), *values], color=style["color"],
+                          alpha=0.7, linestyle=style["linestyle"], linewidth=1.2, label=name)  # fmt: skip
+                name = None  # one entry in the legend for all seeds
+            if "norm/target" in rows and rows["norm/target"].notna().any():
+                axis.axhline(np.nanmean(rows["norm/target"]), linestyle=":", linewidth=1, color=style["color"])
+        axis.set(xlabel="epoch", ylabel="$\\|\\theta\\|^2$", yscale="log")
+        axis.set_title(f"{group.label} (dotted: mean targets)")
+        if axis.lines:
+            axis.legend(title="target\nin units of none's", **BESIDE)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("none", "norm_bias"),
+    apart=("multiple",),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    label=label,
+    former_columns={"none/accuracy": "none/test/accuracy"},
+)

@@ -1,0 +1,236 @@
+"""What runs on true and random labels say of capacity and explicit regularizers: verdict and figures of it."""
+import numpy as np
+import pandas as pd
+
+from analysis.statistics import Interval, Trend, monotone_trend, t_interval
+from judging.results import paired_by_seed
+from judging.verdict import Verdict, combine_outcomes
+from judging.wording import field_text, format_interval, format_points
+from reporting import figures as plots
+
+MIN_SEEDS = 3  # of each of the conditions that decide
+MARGIN = 0.05  # test accuracy this little above chance is no generalization, however precisely it was measured
+PIXELS = {"shuffled": "shuffled pixels", "random": "random pixels", "gaussian": "Gaussian pixels"}
+NOISE = ("random labels", *PIXELS.values())  # nothing that was learned from it holds on the test set
+
+
+def name_condition(row) -> str:
+    """`true labels`, `random labels (p = 0.5)`, `random labels`, `shuffled pixels`, ..."""
+    if row["pixel_noise"] != "none":
+        return PIXELS[row["pixel_noise"]]
+    p = row["label_noise"]
+    return "true labels" if p == 0 else "random labels" if p == 1 else f"random labels (p = {field_text(p)})"
+
+
+def name_setting(row) -> str:
+    """`none`, `weight_decay 0.0005`, `augment`, `dropout 0.2`, `all (0.0005, 0.2)`: regularizers with strengths."""
+    decay, dropout = field_text(row["coefficient"]), field_text(row["dropout"])
+    strengths = {"weight_decay": f" {decay}", "dropout": f" {dropout}", "all": f" ({decay}, {dropout})"}
+    return row["explicit_regularizer"] + strengths.get(row["explicit_regularizer"], "")
+
+
+def conditions_by_setting(group) -> dict[str, dict[str, pd.DataFrame]]:
+    """{explicit regularizers: {condition: rows}} of a group in the table's order; diverged runs are among the rows."""
+    result = {}
+    for rows in group.split("explicit_regularizer", "coefficient", "dropout", "pixel_noise", "label_noise").values():
+        first = rows.iloc[0]
+        result.setdefault(name_setting(first), {})[name_condition(first)] = rows
+    return result
+
+
+def interval(rows, column="test/accuracy") -> Interval:
+    """The mean of a column over the rows' seeds; of nothing where there are no rows, or they lack it."""
+    return t_interval(rows[column] if rows is not None and column in rows else [])
+
+
+def count_fitted(rows) -> int:
+    """How many runs were fitted."""
+    return int(rows["fitted_epoch"].notna().sum()) if rows is not None and "fitted_epoch" in rows else 0
+
+
+def slowdown(rows, reference) -> Interval:
+    """Interval of the epochs to fit over those of `reference`, seed by seed, where both were fitted."""
+    if not (count_fitted(rows) and count_fitted(reference)):
+        return t_interval([])
+    a, b = (r.set_index("seed")["fitted_epoch"].astype(float) for r in (rows, reference))
+    return t_interval((a / b).dropna())
+
+
+def trend_over_p(rows, values) -> Trend:
+    """Trend of values with the probability p of a random label: levels 2^p make its slope one per unit of p."""
+    return monotone_trend(2.0 ** rows["label_noise"], values.astype(float), rows["seed"])
+
+
+def outcome(true, random, regularized, chance) -> str:
+    """What one network says: `true`, `random` are its unregularized rows, `regularized` its groups on true labels.
+
+    Refuted: the network fits random labels, is there not above chance, or by less than MARGIN, and yet generalizes on
+    true labels by the same recipe.
+    Supported: on true labels it is above chance with explicit regularizers only. That a network did not fit random
+    labels within its epochs proves no limit of its capacity, so it decides nothing.
+    """
+    plain, noise = interval(true), interval(random)
+    if min(plain.n, noise.n) >= MIN_SEEDS:
+        all_fitted = count_fitted(random) == len(random)
+        useless = noise.low <= chance or noise.high <= chance + MARGIN
+        if all_fitted and useless and plain.low > max(chance, noise.high):
+            return "refuted"
+    helped = [i for i in map(interval, regularized) if i.n >= MIN_SEEDS and i.low > max(chance, plain.high)]
+    if plain.n >= MIN_SEEDS and helped and plain.low <= chance:
+        return "supported"
+    return "undecided"
+
+
+def is_measured(group) -> bool:
+    """Did any of the group's runs not diverge?"""
+    return "test/accuracy" in group.rows and bool(group.rows["test/accuracy"].notna().any())
+
+
+def judge_group(group):
+    """(outcome, text) of one group."""
+    rows = group.rows
+    if not is_measured(group):
+        return "undecided", f"{group.label}: every run diverged"
+    settings = conditions_by_setting(group)
+    plain = settings.get("none", {})
+    true = plain.get("true labels")
+    regularized = {
+        name: found["true labels"] for name, found in settings.items() if name != "none" and "true labels" in found
+    }
+    decided = outcome(true, plain.get("random labels"), regularized.values(), rows["chance"].max())
+    parts = [describe_condition(name, part, true) for name, part in plain.items() if name in ("true labels", *NOISE)]
+    if true is not None:
+        gains = {name: paired_by_seed(part, true, "test/accuracy") for name, part in regularized.items()}
+        parts += [
+            f"on true labels {name} changes test accuracy by {format_points(gain)}"
+            for name, gain in gains.items() if gain.n
+        ]  # fmt: skip
+    parts += describe_sweep(plain)
+    return decided, f"{group.label} ({decided}): " + "; ".join(parts or ["no run without explicit regularizers"])
+
+
+def describe_condition(name, rows, true):
+    """How many runs were fitted, how well they generalize, and how much slower they were than on true labels."""
+    accuracy = format_interval(interval(rows))
+    text = f"{name} fitted in {count_fitted(rows)} of {len(rows)} runs, test accuracy {accuracy}"
+    if name != "true labels" and (ratio := slowdown(rows, true)).n:
+        text += f", {format_interval(ratio, 2)} times the epochs of true labels"
+    return text
+
+
+def describe_sweep(plain):
+    """[text] of the trends over the probability of a random label, where there are several of them."""
+    sweep = [rows for rows in plain.values() if rows["pixel_noise"].iloc[0] == "none"]
+    if len(sweep) < 2:
+        return []
+    sweep = pd.concat(sweep)
+    trends = {
+        "time to fit": trend_over_p(sweep, sweep["fitted_epoch"]),
+        "test error": trend_over_p(sweep, 1 - sweep["test/accuracy"]),
+    }
+    return [
+        f"{what} is {trend.direction} in p (slope {format_interval(trend.slope)} per unit, Kendall {trend.kendall:.2g})"
+        for what, trend in trends.items() if trend.slope.n
+    ]  # fmt: skip
+
+
+def judge(results):
+    """Test accuracy of each network on true labels, on noise that it fits, and with explicit regularizers.
+
+    One recipe a group; the rule is that of `outcome`. One refuted group refutes, support needs all of them.
+    """
+    test = (
+        f"Without explicit regularizers, over at least {MIN_SEEDS} seeds, by one recipe. Refuted where a network is "
+        "right on 99 % of its randomly labelled training images in every run, the t-interval (95 %) of its test "
+        f"accuracy there reaches down to chance or ends below chance + {MARGIN:g}, and that with true labels lies "
+        "above it. Supported where every network generalizes on true labels (interval above chance) with explicit "
+        "regularizers only."
+    )
+    found = [judge_group(group) for group in results.groups()]
+    return Verdict(combine_outcomes(decided for decided, _ in found), ". ".join(text for _, text in found) + ".", test)
+
+
+def figures(results):
+    """Training curves; where any run was measured, accuracies by explicit regularizer, and over p where it varies."""
+    groups = results.groups()
+    result = {"training_curves": plot_training(groups, results.histories)}
+    measured = [group for group in groups if is_measured(group)]
+    if measured:
+        if any(group.rows["label_noise"].between(0, 1, inclusive="neither").any() for group in measured):
+            result["label_corruption"] = plot_corruption(measured)
+        result["regularizers"] = plot_regularizers(measured)
+    return result
+
+
+def plot_training(groups, histories):
+    """Training accuracy over each epoch against epochs; without explicit regularizers where there are such runs."""
+    figure, axes = plots.panel_grid(len(groups), width=4.6)
+    handles = {}
+    for axis, group in zip(axes, groups):
+        settings = conditions_by_setting(group)
+        name = "none" if "none" in settings else next(iter(settings))
+        styles = plots.styles()
+        for condition, rows in settings[name].items():
+            p = rows["label_noise"].iloc[0]
+            between = 0 < p < 1  # the sweep in greys, its ends and the pixels in colour
+            style = {"color": str(0.8 - 0.6 * p), "linestyle": ":"} if between else next(styles)
+            for identity in rows["config_id"]:
+                history = histories.get(identity, ())
+                if len(history):
+                    look = {**style, "linewidth": 1.2, "alpha": 0.8, "markersize": 4, "markevery": (0.1, 0.2)}
+                    (line,) = axis.plot(history["epoch"], history["train/accuracy"], **look)
+                    handles.setdefault(condition, line)
+        axis.set(xlabel="epoch", ylabel="training accuracy", xscale="log", ylim=(0, 1.03))
+        axis.set_title(group.label if name == "none" else f"{group.label}, {name}")
+    figure.legend(handles.values(), handles, loc="outside right center", title="a line: a seed")
+    return figure
+
+
+def plot_corruption(groups):
+    """Epochs to fit, and test error at the end, against the probability of a random label."""
+    figure, axes = plots.new(1, 2, width=4.6, height=3.8)
+    styles, levels = plots.styles(), set()
+    for group in groups:
+        for setting, conditions in conditions_by_setting(group).items():
+            sweep = [rows for rows in conditions.values() if rows["pixel_noise"].iloc[0] == "none"]
+            by_p = dict(sorted({rows["label_noise"].iloc[0]: rows for rows in sweep}.items()))
+            if len(by_p) < 2:
+                continue
+            levels.update(by_p)
+            style, name = next(styles), f"{group.label}, explicit: {setting}"
+            # A mean over those seeds alone that were fitted in time would be too small.
+            complete = [p for p, rows in by_p.items() if count_fitted(rows) == len(rows)]
+            epochs = [interval(by_p[p], "fitted_epoch") for p in complete]
+            plots.interval_line(axes[0, 0], complete, epochs, label=name, **style)
+            errors = [t_interval(1 - rows["test/accuracy"]) for rows in by_p.values()]
+            plots.interval_line(axes[0, 1], list(by_p), errors, label=name, **style)
+    p, chance = np.array(sorted(levels)), groups[0].rows["chance"].max()
+    if len(p):
+        axes[0, 1].plot(p, (1 - chance) * p, ":", color="0.4", label="share of wrong training labels")
+    axes[0, 0].set(ylabel="epochs to fit (where all seeds were)", ylim=(0, None))
+    axes[0, 1].set(ylabel="test error", ylim=(0, 1))
+    for axis in axes.flat:
+        axis.set_xlabel("probability of a random label")
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_regularizers(groups):
+    """Accuracy on both sets by explicit regularizer, for true labels and for each kind of noise (no sweep over p)."""
+    figure, axes = plots.new(len(groups), 2, width=4.8, height=3.3)
+    shown = ("true labels", *NOISE)
+    handles = {}
+    for row_of_axes, group in zip(axes, groups):
+        settings = conditions_by_setting(group)
+        for axis, column, label in zip(row_of_axes, ("train/accuracy", "test/accuracy"), ("training", "test")):
+            for i, (name, style) in enumerate(zip(shown, plots.styles())):
+                values = [interval(found.get(name), column) for found in settings.values()]
+                if any(v.n for v in values):
+                    places = np.arange(len(values)) + 0.06 * (i - len(shown) / 2)  # side by side: bars that hide none
+                    plots.interval_line(axis, places, values, label=name, **{**style, "linestyle": "none"})
+            handles.update({h.get_label(): h for h in axis.containers})
+            axis.axhline(group.rows["chance"].max(), linestyle=":", color="0.4", linewidth=1)
+            axis.set_xticks(range(len(settings)), [name.replace(" ", "\n", 1) for name in settings])
+            axis.set(xlim=(-0.5, len(settings) - 0.5), ylim=(0, 1.05), ylabel=f"{label} accuracy", title=group.label)
+    figure.legend(handles.values(), handles, loc="outside right center", title="dotted: chance")
+    return figure

@@ -1,0 +1,161 @@
+"""When does the NTK move?  Goldblum et al. 2020 (evolution over geometric epochs); Fort et al. 2020.
+
+The exact kernel at geometrically spaced epochs, against the one at initialization and against the previous one.
+"""
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.evaluation import evaluate_splits
+from analysis.kernels import kernel_drift
+from analysis.ntk import empirical_ntk
+from analysis.statistics import paired_difference, t_interval
+from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.wording import format_interval
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "The NTK moves at the start of training and then stands still.",
+    source="Fort et al. 2020, Deep learning versus kernel learning; evolution runs of Goldblum et al. 2020",
+)
+GRID = {"depth": [1, 3], "width": [256], "seed": [0, 1, 2]}
+COLUMNS = {
+    "ntk/correlation": "correlation, first to last",
+    "ntk/relative_change": "relative change, first to last",
+    "evolution/early_change": "mean relative change, early intervals",
+    "evolution/late_change": "late intervals",
+    **evaluation_columns(),
+    "train/epochs": "epochs trained",
+}
+TABLE = (
+    "ntk/correlation", "ntk/relative_change", "evolution/early_change", "evolution/late_change", "train/accuracy",
+    "test/accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(epochs=64, learning_rate=0.05)
+    ntk_sample: int = field(default=25, metadata={"help": "training images of the kernel, class-balanced"})
+    num_checkpoints: int = field(
+        default=7,
+        metadata={"help": "geometrically spaced epochs at which the kernel is measured", "formerly": "moments"},
+    )
+    seed: int = seed_field()
+
+    def validate(self):
+        if self.ntk_sample < 2 or self.num_checkpoints < 2:
+            raise ValueError(
+                f"ntk_sample and num_checkpoints must be at least 2, got {self.ntk_sample} and {self.num_checkpoints}"
+            )
+        if len(self.epochs) < 2:
+            raise ValueError(f"evolution needs at least 2 epochs, got {self.training.epochs}")
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs at which the kernel is measured."""
+        return sorted({round(e) for e in np.geomspace(1, self.training.epochs, self.num_checkpoints)})
+
+
+def check(config, data, run):
+    data.first_balanced(config.ntk_sample)  # refuses more images than there are
+
+
+def measure(config, data, run):
+    """The kernel's drift from initialization, and from one checkpoint to the next, early and late in training."""
+    model = build_network(config, data)
+    x, _ = data.first_balanced(config.ntk_sample)
+    initial = empirical_ntk(model, x)  # [n, k, n, k]
+
+    def probe(model, epoch):
+        return {"ntk": empirical_ntk(model, x)} if epoch in config.epochs else None
+
+    history = fit(model, data, config.training, seed=config.seed, run=run, probe=probe)
+    if history.diverged_epoch:
+        return {"diverged_epoch": history.diverged_epoch}
+    kernels = [initial, *(history.probes[epoch]["ntk"] for epoch in config.epochs)]
+    from_start = [kernel_drift(initial, kernel) for kernel in kernels[1:]]
+    steps = [kernel_drift(before, after) for before, after in itertools.pairwise(kernels)]
+    # Intervals are equal in log(epoch): "the start" is their first half, the middle one is left out.
+    half, changes = len(steps) // 2, [drift.relative_change for drift in steps]
+    return {
+        "diverged_epoch": None,
+        "ntk/correlation": from_start[-1].correlation,
+        "ntk/relative_change": from_start[-1].relative_change,
+        "evolution/early_change": float(np.mean(changes[:half])),
+        "evolution/late_change": float(np.mean(changes[-half:])),
+        **evaluate_splits(model, data, config.training.loss),
+        "train/epochs": len(history.rows),
+        "evolution/epochs": np.array(config.epochs),
+        "evolution/correlation": np.array([drift.correlation for drift in from_start]),
+        "evolution/relative_change": np.array([drift.relative_change for drift in from_start]),
+        "evolution/step_correlation": np.array([drift.correlation for drift in steps]),
+        "evolution/step_change": np.array(changes),
+    }
+
+
+def judge(results):
+    """Does every network's kernel change less in the late half of training (in log epoch) than in the early half?"""
+    test = (
+        "Per network: paired t-interval (95 %) over seeds of the kernel's mean relative change in the late half of the "
+        "intervals between checkpoints (equal in log epoch) minus that in the early half. Supported "
+        "where every interval lies below 0, refuted where one lies above."
+    )
+    if not len(results.measured("evolution/late_change")):
+        return Verdict("undecided", "Every network diverged.", test)
+    outcomes, parts = [], []
+    for group in results.groups():
+        difference = paired_difference(group.rows["evolution/late_change"], group.rows["evolution/early_change"])
+        outcomes.append({"less": "supported", "greater": "refuted"}.get(difference.direction, "undecided"))
+        parts.append(f"{group.label}: {format_interval(difference)} over {difference.n} seeds")
+    return Verdict(combine_outcomes(outcomes), f"Late minus early change: {'; '.join(parts)}.", test)
+
+
+def figures(results):
+    """Correlation and relative change against epochs, from initialization and from one checkpoint to the next."""
+    found = {group.label: curves(group, results.arrays) for group in results.groups()}
+    found = {name: seeds for name, seeds in found.items() if seeds}
+    if not found:
+        return {}
+    figure, axes = plots.new(1, 2, width=5.2, height=3.8)
+    kinds = (("correlation", "step_correlation", "correlation"), ("relative_change", "step_change", "relative change"))
+    for axis, (whole, step, label) in zip(axes.flat, kinds):
+        for (name, seeds), style in zip(found.items(), plots.styles()):
+            for key, kind, dashes in ((whole, "from initialization", "-"), (step, "from the previous one", ":")):
+                values = np.stack([arrays[f"evolution/{key}"] for arrays in seeds])  # [seeds, checkpoints]
+                intervals = [t_interval(column) for column in values.T]
+                look = {**style, "linestyle": dashes}
+                plots.interval_line(axis, seeds[0]["evolution/epochs"], intervals, label=f"{name}: {kind}", **look)
+        axis.set(xlabel="epoch", ylabel=f"{label} of the NTK", xscale="log")
+    if any((arrays["evolution/step_change"] > 0).any() for seeds in found.values() for arrays in seeds):
+        axes[0, 1].set_yscale("log")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return {"ntk_evolution": figure}
+
+
+def curves(group, arrays):
+    """Arrays of every seed of a group that has them; all are measured at the same epochs."""
+    return [arrays[name] for name in group.rows["config_id"] if "evolution/epochs" in arrays.get(name, {})]
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("training",),
+    apart=(),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
+)

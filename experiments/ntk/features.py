@@ -1,0 +1,121 @@
+"""Do the features of a wide network move during training?  (In the NTK limit they do not: Jacot et al. 2018.)
+
+Distances, cosines and inner products between the penultimate features of a class-balanced sample, before and after.
+"""
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.distance import pdist
+
+from analysis.evaluation import evaluate_splits, predict
+from analysis.features import pearson, penultimate, separation
+from analysis.kernels import kernel_drift
+from experiments.ntk.constancy import GRID, judge_constancy
+from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.verdict import Claim
+from models import NetworkConfig
+from reporting import figures as plots
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network, fit
+
+CLAIM = Claim(
+    "The features of a wide network do not move during training.",
+    source="the NTK limit of Jacot et al. 2018; feature measurements of Goldblum et al. 2020's code",
+)
+COLUMNS = {
+    "features/gram_correlation": "correlation of inner products",
+    "features/gram_change": "their relative change",
+    "features/gram_cosine": "their cosine",
+    "features/distance_correlation": "correlation of distances",
+    "features/cosine_correlation": "correlation of cosines",
+    "features/separation_before": "between / within class distance before",
+    "features/separation_after": "after",
+    **evaluation_columns(),
+    "train/epochs": "epochs trained",
+}
+TABLE = (
+    "features/gram_correlation", "features/gram_change", "features/distance_correlation", "features/cosine_correlation",
+    "features/separation_before", "features/separation_after", "test/accuracy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=0.05)
+    feature_sample: int = field(default=100, metadata={"help": "training images whose features are compared"})
+    seed: int = seed_field()
+
+    def validate(self):
+        if self.feature_sample < 20:
+            raise ValueError(f"feature_sample must be at least 20 images (two a class), got {self.feature_sample}")
+
+
+def check(config, data, run):
+    data.first_balanced(config.feature_sample)  # refuses more images than there are
+
+
+def measure(config, data, run):
+    """Features of the same images before and after training, and how their geometry changed."""
+    model = build_network(config, data)
+    x, labels = data.first_balanced(config.feature_sample)
+    features = penultimate(model)
+    before = predict(features, x).reshape(len(x), -1).astype(np.float64)  # [n, features]
+    history = fit(model, data, config.training, seed=config.seed, run=run)
+    if history.diverged_epoch:
+        return {"diverged_epoch": history.diverged_epoch}
+    after = predict(features, x).reshape(len(x), -1).astype(np.float64)
+    gram = kernel_drift(before @ before.T, after @ after.T)
+    return {
+        "diverged_epoch": None,
+        "features/gram_correlation": gram.correlation,
+        "features/gram_change": gram.relative_change,
+        "features/gram_cosine": gram.cosine,
+        "features/distance_correlation": pearson(pdist(before), pdist(after)),
+        "features/cosine_correlation": pearson(pdist(before, "cosine"), pdist(after, "cosine")),
+        "features/separation_before": separation(before, labels),
+        "features/separation_after": separation(after, labels),
+        **evaluate_splits(model, data, config.training.loss),
+        "train/epochs": len(history.rows),
+    }
+
+
+def judge(results):
+    """Constant in the limit: the Gram matrix's correlation rises with width and its change falls (constancy.py)."""
+    return judge_constancy(
+        results, correlation="features/gram_correlation", change="features/gram_change", noun="features' Gram matrix"
+    )
+
+
+def figures(results):
+    """Correlation of inner products and of distances, and class separation after training, against width."""
+    groups = results.measured("features/gram_correlation").groups()
+    if not groups:
+        return {}
+    figure, axes = plots.new(1, 3, width=4.2)
+    labels = {
+        "features/gram_correlation": "correlation of inner products",
+        "features/distance_correlation": "correlation of distances",
+        "features/separation_after": "between / within class distance, after",
+    }
+    for axis, (column, label) in zip(axes.flat, labels.items()):
+        plots.against_width(axis, groups, column, label)
+    axes[0, 0].legend()
+    return {"features_against_width": figure}
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("training",),
+    apart=("width",),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
+)

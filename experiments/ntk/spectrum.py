@@ -1,0 +1,329 @@
+"""Does the spectrum of the infinite-width NTK tell which networks train and which generalize?  Xiao et al. 2020.
+
+One config is one phase diagram on one data subset: the infinite-width network in closed form on a grid of weight
+variances and depths, and finite networks in NTK parameterization trained by full-batch gradient descent on a part of
+it. Both take the same number of steps of the same size, a share of the largest stable one (see linearized_training.py
+in analysis/). The infinite-width network is a draw of its Gaussian process, initial output f0 included (Lee et al.
+2019): without f0 (its mean) the argmax stays right deep in the chaotic phase, where only the size of the prediction
+vanishes.
+"""
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import numpy as np
+import scipy.linalg
+from threadpoolctl import threadpool_limits
+
+from analysis.infinite_width_kernels import ARCHITECTURES, critical_condition, limit_kernels_at, spectrum_of
+from analysis.linearized_training import (
+    fitted_share,
+    outputs_after,
+    positive_eigh,
+    predictor_size,
+    relative_decay_rate,
+    scale_to_unit_variance,
+)
+from analysis.mean_field import critical_weight_variance, phase
+from analysis.statistics import rank_correlation, t_interval
+from experiments.ntk import spectrum_figures
+from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
+from harness.experiment import Experiment, seed_field
+from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.wording import format_interval
+from models import NetworkConfig
+from training.data import DataConfig
+from training.fit import TrainingConfig, fit
+
+CLAIM = Claim(
+    "The NTK's spectrum tells which networks can be trained and which generalize.",
+    source="Xiao, Pennington & Schoenholz 2020, Disentangling Trainability and Generalization",
+)
+GRID = {"seed": [0, 1, 2]}
+COLUMNS = {
+    "trainability/correlation": "rank correlation: NTK well-conditioned, finite network's training accuracy",
+    "generalization/correlation": "size of mean predictor after training, finite test accuracy",
+    "generalization/trained": "size of mean predictor, finite test accuracy where trained",
+    "infinite/train_agreement": "infinite-width and finite training accuracy",
+    "infinite/test_agreement": "infinite-width and finite test accuracy",
+    "rate/ordered_condition": "measured / predicted rate: condition number, ordered",
+    "rate/chaotic_condition": "condition number - 1, chaotic",
+    "rate/critical_condition": "condition number / its limit, critical",
+    "rate/chaotic_predictor": "mean predictor, chaotic",
+    "finite/diverged": "finite networks diverged",
+}
+TABLE = tuple(COLUMNS)
+ARRAY_NAMES = {"predictor_converged": "predictor", "predictor_after_steps": "signal"}  # what arrays.npz calls them
+MIN_CORRELATION = 0.5  # a rank correlation that "tells"
+TRAINED = 0.9  # training accuracy from which a finite network counts as trained
+RATIOS = (0.7, 1.0, 1.5)  # weight variances of the curves over the critical one: ordered, critical, chaotic
+RESOLVED = 1e11  # condition numbers beyond lose too many digits for a rate
+MAX_IMAGES = 4000  # of training and test together: kernels are dense
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(activation="erf", width=64)
+    data: DataConfig = DataConfig(train_size=100, test_size=200)
+    architecture: str = field(default="fcn", metadata={"help": f"one of {', '.join(ARCHITECTURES)} (3x3, circular)"})
+    bias_variance: float = field(default=0.18, metadata={"help": "variance of biases"})
+    weight_variances: tuple[float, ...] = field(
+        default=(0.5, 0.8, 1.1, 1.4, 1.75, 2.0, 2.3, 2.6, 3.0),
+        metadata={"help": "of the infinite-width network's map: 0.5-1.1-3.0"},
+    )
+    depths: tuple[int, ...] = field(
+        default=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 90), metadata={"help": "hidden layers of that map: 1-4-16"}
+    )
+    finite_weight_variances: tuple[float, ...] = field(
+        default=(0.5, 1.1, 1.75, 3.0), metadata={"help": "of the finite networks trained"}
+    )
+    finite_depths: tuple[int, ...] = field(
+        default=(1, 4, 12, 24), metadata={"help": "hidden layers of the finite networks; empty: train none"}
+    )
+    steps: int = field(default=200, metadata={"help": "full-batch gradient descent steps"})
+    step_size: float = field(default=0.5, metadata={"help": "in units of the largest stable step, 2 m / lambda_max"})
+    curve_depth: int = field(default=200, metadata={"help": "largest depth of the curves in the three phases"})
+    seed: int = seed_field("weights and data subset")
+
+    def validate(self):
+        check_network(self)
+        if self.network.depth is not None:
+            raise ValueError(f"depths of finite networks are given by --finite_depths, got depth={self.network.depth}")
+        check_variances(weight_variance=self.variances_of_map, bias_variance=[self.bias_variance])
+        for name in ("weight_variances", "depths"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one value")
+        if bool(self.finite_depths) != bool(self.finite_weight_variances):
+            raise ValueError("finite_depths and finite_weight_variances must both hold values, or both be empty")
+        for name in ("finite_weight_variances", "finite_depths"):
+            if len({f"{value:g}" for value in getattr(self, name)}) < len(getattr(self, name)):
+                raise ValueError(f"{name} must differ from each other in six digits, got {getattr(self, name)}")
+        if min(self.depths_of_map) < 1 or self.curve_depth < 1 or self.steps < 1:
+            raise ValueError(
+                f"depths, curve_depth and steps must be at least 1, got {self.depths_of_map}, {self.curve_depth}, "
+                f"{self.steps}"
+            )
+        if not 0 < self.step_size < 1:
+            raise ValueError(
+                f"step_size must lie strictly between 0 and 1, the largest stable step, got {self.step_size}"
+            )
+
+    @property
+    def variances_of_map(self) -> list[float]:
+        """Weight variances of the infinite-width network: its own, and those of the finite networks."""
+        return sorted({*self.weight_variances, *self.finite_weight_variances})
+
+    @property
+    def depths_of_map(self) -> list[int]:
+        """Depths of the infinite-width network: its own, and those of the finite networks."""
+        return sorted({*self.depths, *self.finite_depths})
+
+
+def label(config):
+    return f"{config.architecture}-sb2={config.bias_variance:g}"
+
+
+def check(config, data, run):
+    """Refuses kernels that are too large, and convolutions of what are no images."""
+    m, size = len(data.x_train), len(data.x_train) + len(data.x_test)
+    if size > MAX_IMAGES or m < 2:
+        raise ValueError(
+            f"allowed are 2 training images or more and {MAX_IMAGES} images together, got {m} and {size}: set "
+            "--train_size and --test_size"
+        )
+    if config.architecture != "fcn" and data.x_train.ndim != 4:
+        raise ValueError(f"{config.architecture} needs images, got inputs of shape {data.input_shape}")
+
+
+def measure(config, data, run):
+    """Spectrum and predictor of the infinite-width network against depth, its map, and how finite networks agree."""
+    data = replace(data, x_train=scale_to_unit_variance(data.x_train), x_test=scale_to_unit_variance(data.x_test))
+    variances, depths = config.variances_of_map, config.depths_of_map
+    with threadpool_limits(1, "blas"):  # many small matrices: BLAS threads would mostly wait for each other
+        cells = [map_row(config, data, variance, depths) for variance in variances]
+        result = curves(config, data)
+    infinite = {name: np.array([[cell[name] for cell in row] for row in cells]) for name in cells[0][0]}  # [V, L]
+    result |= {f"map/{ARRAY_NAMES.get(name, name)}": values for name, values in infinite.items()}
+    result |= {"map/weight_variances": np.array(variances), "map/depths": np.array(depths)}
+    return result | (finite_networks(config, data, run, infinite) if config.finite_depths else {})
+
+
+def kernels(config, data, variance, depths):
+    """{depth: (nngp, ntk)} of training and test images together."""
+    x = np.concatenate([data.x_train, data.x_test])
+    return limit_kernels_at(
+        x, architecture=config.architecture, activation=config.network.activation, weight_variance=variance,
+        bias_variance=config.bias_variance, depths=depths,
+    )  # fmt: skip
+
+
+def map_row(config, data, variance, depths):
+    """[measures of the infinite-width network] at one weight variance, depth by depth."""
+    y, m = data.y_train.astype(np.float64), len(data.x_train)
+    # One draw for all cells: they differ by their kernels only.
+    noise = np.random.default_rng([config.seed, 29]).standard_normal([m + len(data.x_test), y.shape[1]])
+    row = []
+    for nngp, ntk in kernels(config, data, variance, depths).values():
+        eigen = positive_eigh(ntk[:m, :m])
+        share = fitted_share(eigen[0], config.step_size, config.steps)
+        q, basis = scipy.linalg.eigh(nngp)
+        start = basis @ (np.sqrt(np.maximum(q, 0))[:, None] * noise)  # f0 ~ N(0, NNGP)
+        on_train, on_test = outputs_after(ntk, eigen, share, start, y)
+        spectrum = spectrum_of(eigen[0])
+        row.append(
+            {
+                "condition": spectrum.condition_number,
+                "lambda_max": spectrum.lambda_max,
+                "predictor_converged": predictor_size(ntk, eigen, np.ones(m), y),
+                "predictor_after_steps": predictor_size(ntk, eigen, share, y),
+                "train": float(np.mean(on_train.argmax(1) == y.argmax(1))),
+                "test": float(np.mean(on_test.argmax(1) == data.y_test.argmax(1))),
+            }
+        )
+    return row
+
+
+def curves(config, data):
+    """Spectrum and mean predictor against depth in the three phases, and the measured rates over the predicted ones."""
+    activation, m = config.network.activation, len(data.x_train)
+    depths = sorted({round(depth) for depth in np.geomspace(1, config.curve_depth, 30)})
+    variances = [ratio * critical_weight_variance(activation, config.bias_variance) for ratio in RATIOS]
+    names = ("condition", "lambda_max", "lambda_bulk", "predictor")
+    found = {name: np.empty([len(variances), len(depths)]) for name in names}
+    for i, variance in enumerate(variances):
+        for j, (_, ntk) in enumerate(kernels(config, data, variance, depths).values()):
+            eigen = positive_eigh(ntk[:m, :m])
+            spectrum = spectrum_of(eigen[0])
+            found["condition"][i, j] = spectrum.condition_number
+            found["lambda_max"][i, j], found["lambda_bulk"][i, j] = spectrum.lambda_max, spectrum.lambda_bulk
+            found["predictor"][i, j] = predictor_size(ntk, eigen, np.ones(m), data.y_train.astype(float))
+    chaotic = phase(activation, variances[2], config.bias_variance)
+    # Deep in the chaotic phase what tells inputs apart is smaller than the rounding of the NTK's off-diagonal.
+    visible = found["predictor"][2] * found["lambda_bulk"][2] > chaotic.theta_off / RESOLVED / 100
+    found["predictor"][2] = np.where(visible | np.isinf(chaotic.theta_off), found["predictor"][2], np.nan)
+    pixels = int(np.prod(data.input_shape[:2])) if config.architecture == "cnn-pool" else 1
+    limit = critical_condition(activation, m, pixels=pixels)
+    ordered = phase(activation, variances[0], config.bias_variance)
+    return {
+        **{f"curve/{name}": values for name, values in found.items()},
+        "curve/depths": np.array(depths),
+        "curve/weight_variances": np.array(variances),
+        "curve/critical_limit": np.array([limit]),
+        **rates(np.array(depths), found["condition"], found["predictor"][2], limit, ordered, chaotic),
+    }
+
+
+def rates(l, condition, predictor, limit, ordered, chaotic):
+    """Measured over predicted rates at which the curves rise and fall with depth l [L] (Xiao et al. 2020, Table 1).
+
+    condition [3, L]: in the three phases.  predictor [L]: in the chaotic one.  limit: of the condition number at
+    criticality.  ordered, chaotic: theory of these phases.
+    """
+    fade = np.log(chaotic.chi_c / chaotic.chi_1)
+    resolved = condition[0] < RESOLVED, condition[2] - 1 > 1 / RESOLVED
+    deep = l > 2 * chaotic.xi_1
+    return {
+        "rate/ordered_condition": relative_decay_rate(
+            l, condition[0] * l, (l > ordered.xi_1) & resolved[0], ordered.xi_1
+        ),
+        "rate/chaotic_condition": relative_decay_rate(l, condition[2] - 1, deep & resolved[1], -chaotic.xi_1),
+        "rate/critical_condition": float(condition[1, -1] / limit),
+        "rate/chaotic_predictor": relative_decay_rate(l, predictor / l, deep, 1 / fade if fade else np.nan),
+    }
+
+
+def finite_networks(config, data, run, infinite):
+    """Train the finite networks, and correlate how they end with what the infinite-width network's map says of them.
+
+    infinite: {name: [V, L]} over the weight variances and depths of the map.
+    """
+    cells = list(product(config.finite_weight_variances, config.finite_depths))
+    rows = [config.variances_of_map.index(variance) for variance, _ in cells]
+    columns = [config.depths_of_map.index(depth) for _, depth in cells]
+    largest = infinite["lambda_max"][rows, columns]
+    accuracies = [train_finite(config, data, run, *cell, value) for cell, value in zip(cells, largest)]
+    train, test = np.array(accuracies).T  # [cells]
+    at = {name: values[rows, columns] for name, values in infinite.items()}
+    fitted = train >= TRAINED
+    # A singular kernel is the worst conditioned one; a diverged network (nan) is left out and counted.
+    well = -np.log(np.minimum(at["condition"], 1 / np.finfo(float).eps))
+    return {
+        "trainability/correlation": rank_correlation(well, train).correlation,
+        "generalization/correlation": rank_correlation(at["predictor_after_steps"], test).correlation,
+        "generalization/trained": rank_correlation(at["predictor_converged"][fitted], test[fitted]).correlation,
+        "infinite/train_agreement": rank_correlation(at["train"], train).correlation,
+        "infinite/test_agreement": rank_correlation(at["test"], test).correlation,
+        "finite/diverged": int(np.isnan(train).sum()),
+        "finite/weight_variance": np.array([variance for variance, _ in cells]),
+        "finite/depth": np.array([depth for _, depth in cells]),
+        "finite/train": train,
+        "finite/test": test,
+        **{f"finite/{ARRAY_NAMES.get(name, name)}": at[name] for name in ("condition", "predictor_after_steps")},
+    }
+
+
+def train_finite(config, data, run, variance, depth, lambda_max):
+    """(training, test accuracy) of one finite network; nan if it diverged."""
+    m = len(data.x_train)
+    model = build_finite(config, data, weight_variance=variance, depth=depth)
+    training = TrainingConfig(
+        loss="squared", epochs=config.steps, batch_size=m, momentum=0.0,
+        learning_rate=2 * config.step_size * m / lambda_max,
+    )  # fmt: skip
+    history = fit(model, data, training, seed=config.seed, run=run, stage=f"sw2={variance:g}-depth={depth}")
+    if history.diverged_epoch:
+        return np.nan, np.nan
+    return history.rows[-1]["train/accuracy"], history.rows[-1]["test/accuracy"]
+
+
+def judge(results):
+    """Do both rank correlations between spectrum and finite networks lie above MIN_CORRELATION, over seeds?"""
+    test = (
+        "t-intervals (95 %) over seeds of two rank correlations over the finite networks of a phase diagram: of the "
+        "NTK's condition number (falling) with training accuracy, and of the size of the mean predictor after as many "
+        f"steps with test accuracy. Supported where both lie above {MIN_CORRELATION}, refuted where one lies below it, "
+        "undecided otherwise."
+    )
+    groups = groups_by_architecture(results.measured("finite/diverged"))
+    if not groups:
+        return Verdict("undecided", "No finite network was trained.", test)
+    outcomes, parts = zip(*(judge_diagram(group.rows) for group in groups))
+    reason = "; ".join(f"{group.label}: {part}" for group, part in zip(groups, parts))
+    if len(groups) == 1:  # it needs no name
+        reason = parts[0][0].upper() + parts[0][1:]
+    return Verdict(combine_outcomes(outcomes), f"{reason}.", test)
+
+
+def judge_diagram(rows):
+    """(outcome, what it rests on) of one phase diagram over its seeds."""
+    intervals = [t_interval(rows[f"{what}/correlation"]) for what in ("trainability", "generalization")]
+    above = all(interval.low > MIN_CORRELATION for interval in intervals)
+    below = any(interval.high < MIN_CORRELATION for interval in intervals)
+    train, test = (format_interval(interval, 2) for interval in intervals)
+    agreement = format_interval(t_interval(rows["infinite/test_agreement"]), 2)
+    return "supported" if above else "refuted" if below else "undecided", (
+        f"rank correlation with training accuracy {train}, with test accuracy {test}, over {intervals[0].n} seeds; "
+        f"infinite-width and finite test accuracy {agreement}; {int(rows['finite/diverged'].sum())} finite networks "
+        "diverged"
+    )
+
+
+def figures(results):
+    """Curves against depth, phase diagram, heat maps of accuracy, and what the spectrum says of each finite network."""
+    return spectrum_figures.figures(groups_by_architecture(results), results.arrays)
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("sw2=<variance>-depth=<depth>",),
+    apart=(),
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    label=label,
+    former_columns={f"generalisation/{what}": f"generalization/{what}" for what in ("correlation", "trained")},
+)

@@ -1,0 +1,337 @@
+"""Does low rank make networks generalize and robust?  Goldblum et al. 2020, section 5.
+
+Networks are trained naturally or on adversarial examples, then fine-tuned with RankMin (small singular values become
+0), with RankMax (large ones are capped), or unedited for the same epochs: networks of one seed differ in nothing but
+the edit.
+"""
+import math
+import textwrap
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.evaluation import evaluate, evaluate_splits, predict
+from analysis.statistics import PairedDifference, rank_correlation, t_interval
+from experiments.rank import layer_spectra, rank_edits
+from experiments.rank.layer_spectra import RANK_COLUMNS
+from experiments.rank.rank_edits import EDIT_COLUMNS, EDIT_GRID, EDITS, SETTING, AdversaryConfig, EditConfig, join_words
+from harness.experiment import Experiment, evaluation_columns, seed_field
+from judging.results import paired_by_seed
+from judging.verdict import Claim, Verdict
+from judging.wording import format_points
+from models import NetworkConfig
+from reporting import figures as plots
+from training.attacks import pgd, robust_accuracy, strong_attacks_installed, strong_robust_accuracy
+from training.data import DataConfig
+from training.fit import TrainingConfig, build_network
+
+CLAIM = Claim(
+    "Low-rank weights generalize better, and low rank makes networks robust.",
+    source="Langenberg et al. 2019 and others, examined in Goldblum et al. 2020, section 5",
+)
+GRID = {"train_epsilon": [0.0, 24.0], "seed": [0, 1, 2], "edit": list(EDITS), **EDIT_GRID}
+COLUMNS = {
+    "base/test/loss": "test loss before fine-tuning",
+    "base/test/accuracy": "test accuracy before fine-tuning",
+    **evaluation_columns(),
+    "test/accuracy": "clean accuracy",
+    "robust/<epsilon>": "robust accuracy at a test epsilon",
+    "robust/mean": "robust accuracy (mean over epsilons)",
+    "strong/pgd": "at the largest epsilon under PGD",
+    "strong/apgd_ce": "under APGD-CE",
+    "strong/square": "under Square",
+    "strong/worst": "under all three",
+    **RANK_COLUMNS,
+    **EDIT_COLUMNS,
+}
+TABLE = (
+    "test/accuracy", "robust/mean", "strong/pgd", "strong/apgd_ce", "strong/square", "train/accuracy", "rank/relative",
+    "edit/rank_before", "edit/rank_asked", "edit/rank_after",
+)  # fmt: skip
+NUM_EXAMPLES = 6  # images shown with their adversarial examples
+MAX_EXAMPLE_GROUPS = 6  # networks whose examples are shown
+MAX_NAMED = 4  # comparisons, and correlations, that the verdict's text has room for
+MIN_SEEDS = 3  # paired seeds for a verdict
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(model="convnet", width=8)
+    data: DataConfig = DataConfig(normalize=False)
+    training: TrainingConfig = TrainingConfig(epochs=15, batch_size=64, learning_rate=0.02)
+    adversary: AdversaryConfig = AdversaryConfig()
+    edit: EditConfig = EditConfig()
+    test_epsilons: tuple[float, ...] = field(
+        default=(16.0, 32.0), metadata={"help": "radii of the test attacks in 1/255 of the pixel range: 1-8"}
+    )
+    test_steps: int = field(default=20, metadata={"help": "steps of PGD in the test"})
+    test_restarts: int = field(default=1, metadata={"help": "attacks on each test image, of which the worst counts"})
+    robust_size: int = field(default=0, metadata={"help": "test images that are attacked; 0: all"})
+    strong_attacks: bool = field(
+        default=False, metadata={"help": "also APGD-CE and Square at the largest epsilon (requirements-attacks.txt)"}
+    )
+    pad: bool = field(
+        default=True,
+        metadata={"help": "zero-pad inputs smaller than a kernel or no multiple of its strides, or refuse"},
+    )
+    seed: int = seed_field()
+
+    def __post_init__(self):
+        object.__setattr__(self, "adversary", self.adversary.relevant())
+        object.__setattr__(self, "edit", self.edit.relevant())
+
+    def validate(self):
+        epsilons = list(self.test_epsilons)
+        possible = all(e >= 0 and math.isfinite(e) for e in epsilons)
+        if not epsilons or not possible or epsilons != sorted(set(epsilons)):
+            raise ValueError(f"test_epsilons must be increasing numbers >= 0 (in 1/255), got {epsilons}")
+        if self.test_steps < 1 or self.test_restarts < 1 or self.robust_size < 0:
+            raise ValueError(
+                "test_steps and test_restarts must be at least 1 and robust_size 0 (all) or more, got "
+                f"{self.test_steps}, {self.test_restarts} and {self.robust_size}"
+            )
+        if self.strong_attacks and not strong_attacks_installed():
+            raise ValueError(
+                "strong_attacks need adversarial-robustness-toolbox: pip install -r requirements-attacks.txt"
+            )
+
+
+def check(config, data, run):
+    # Which layers can be edited depends on the network's shape alone, so one seed's network answers for all.
+    key = ("editable layers", config.network, config.data, config.pad)
+    run.once(key, lambda: list(rank_edits.editable(build_network(config, data), config.pad)))
+    if config.robust_size > len(data.x_test):
+        raise ValueError(f"robust_size {config.robust_size} was asked of {len(data.x_test)} test images")
+
+
+def measure(config, data, run):
+    """Accuracy, robust accuracy and ranks of a network that was trained, then fine-tuned with the edit."""
+    model, history = rank_edits.trained_base(config, data, run)
+    if history.diverged_epoch:
+        return {"diverged_epoch": history.diverged_epoch}
+    loss, accuracy = evaluate(model, data.x_test, data.y_test, config.training.loss)
+    history = rank_edits.finetune(model, data, config, run)
+    result = {"base/test/loss": loss, "base/test/accuracy": accuracy, "diverged_epoch": history.diverged_epoch}
+    if history.diverged_epoch:
+        return result
+    result.update(evaluate_splits(model, data, config.training.loss))
+    result.update(robust_measures(config, model, data))
+    numbers, arrays, spectra = layer_spectra.spectrum_measures(model, config.pad)
+    run.histograms("singular_values", config.edit.finetune_epochs, spectra)
+    return {**result, **numbers, **arrays, **rank_edits.edit_measures(history.probes)}
+
+
+def robust_measures(config, model, data):
+    """Robust accuracy at each epsilon, its mean over them, and some images with their adversarial examples."""
+    size = config.robust_size or len(data.x_test)
+    x, y = data.x_test[:size], data.y_test[:size]
+    options = {"mean": data.mean, "std": data.std, "seed": config.seed}
+    result = {}
+    for epsilon in config.test_epsilons:
+        attack = config.adversary.attack(epsilon, config.test_steps, restarts=config.test_restarts)
+        result[f"robust/{epsilon:g}"] = robust_accuracy(model, x, y, attack, **options)
+    result["robust/mean"] = float(np.mean(list(result.values())))
+    if config.strong_attacks:  # `attack` has the largest epsilon
+        strong = strong_robust_accuracy(model, x, y, attack, **options)
+        result.update({f"strong/{name}": value for name, value in strong.items()})
+    x, y = x[:NUM_EXAMPLES], y[:NUM_EXAMPLES]
+    moved = pgd(
+        model, x, y, epsilon=attack.epsilon, step_size=attack.step_size, steps=attack.steps, norm=attack.norm, **options
+    )
+    for name, images in (("clean", x), ("adversarial", moved)):
+        result[f"examples/{name}"] = images * data.std + data.mean
+        result[f"examples/{name}_class"] = predict(model, images).argmax(axis=1)
+    return {**result, "examples/class": y.argmax(axis=1)}
+
+
+# -- verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An edited against the unedited network of each seed in one group: differences in accuracy and in rank.
+
+    name: group and edit.  lowers: is the edit RankMin, which should lower the rank?
+    """
+
+    name: str
+    lowers: bool
+    clean: PairedDifference
+    robust: PairedDifference
+    rank: PairedDifference
+
+    @property
+    def moved(self):
+        """Did the edit measurably change the rank the way that it should?"""
+        return self.rank.direction == ("less" if self.lowers else "greater")
+
+    def outcome(self, difference):
+        """What it says of "low rank helps": a gain of RankMin supports it, a loss refutes it; RankMax inversely."""
+        if not self.moved or difference.n < MIN_SEEDS or difference.direction == "undecided":
+            return "undecided"
+        return "supported" if (difference.direction == "greater") == self.lowers else "refuted"
+
+    def __str__(self):
+        return (
+            f"{self.name}: clean {format_points(self.clean)}, robust {format_points(self.robust)}"
+            f"{'' if self.moved else ' (its rank did not measurably move as it should)'}"
+        )
+
+
+def compare(groups):
+    """[Comparison] and their level, at which all of them hold together (Bonferroni over comparisons and measures)."""
+    pairs = []
+    for group in groups:
+        edits = rank_edits.split_by_edit(group)
+        plain = [rows for _, edit, rows in edits if edit.edit == "none"]
+        edited = [(name, edit, rows) for name, edit, rows in edits if edit.edit != "none"]
+        pairs += [(join_words(group.label, name), edit, rows, plain[0]) for name, edit, rows in edited if plain]
+    level = 1 - 0.05 / max(1, 2 * len(pairs))
+    columns = ("test/accuracy", "robust/mean", "rank/relative")
+    comparisons = [
+        Comparison(
+            name, edit.edit == "rank_min", *(paired_by_seed(rows, plain, column, level) for column in columns)
+        )
+        for name, edit, rows, plain in pairs
+    ]
+    return comparisons, level
+
+
+def judge(results):
+    """Low rank helps where RankMin gains or RankMax loses accuracy against the unedited network, paired by seed."""
+    groups = results.groups()
+    comparisons, level = compare(groups)
+    test = (
+        f"Paired t-intervals ({level:.4g} level, Bonferroni) over at least {MIN_SEEDS} seeds of the differences in "
+        "clean and in robust accuracy (mean over the test epsilons) between an edited and the unedited network, where "
+        "the edit measurably moved the effective rank. A gain of RankMin or a loss of RankMax supports a claim, the "
+        "opposite refutes it; the verdict is refuted where one of the two claims is refuted and none supported, "
+        "supported where both are."
+    )
+    if not len(results.measured("robust/mean")):
+        return Verdict("undecided", "Every network diverged.", test)
+    if not comparisons:
+        return Verdict("undecided", "An edited and an unedited network are needed to compare.", test)
+    claims = {
+        "generalization": one_outcome(c.outcome(c.clean) for c in comparisons),
+        "robustness": one_outcome(c.outcome(c.robust) for c in comparisons),
+    }
+    outcomes, outcome = set(claims.values()), "undecided"
+    if "refuted" in outcomes and "supported" not in outcomes:
+        outcome = "refuted"
+    elif outcomes == {"supported"}:
+        outcome = "supported"
+    parts = [f"low rank for {name}: {found}" for name, found in claims.items()]
+    parts += [*name_some(comparisons, "comparisons"), *name_some(correlations(groups), "rank correlations")]
+    return Verdict(outcome, "; ".join(parts) + ".", test)
+
+
+def one_outcome(outcomes):
+    """What all comparisons that decide anything agree on; undecided where they contradict each other, or none does."""
+    found = set(outcomes) - {"undecided"}
+    return found.pop() if len(found) == 1 else "undecided"
+
+
+def correlations(groups):
+    """Rank and robust accuracy in words, for each group that has at least four networks of all edits and seeds."""
+    result = []
+    for group in groups:
+        if {"rank/relative", "robust/mean"} <= set(group.rows):
+            r = rank_correlation(group.rows["rank/relative"], group.rows["robust/mean"])
+            if r.n > 3:
+                result.append(
+                    f"rank correlation of effective rank and robust accuracy over {r.n} networks ({group.label}) "
+                    f"{r.correlation:.2g} [{r.low:.2g}, {r.high:.2g}]"
+                )
+    return result
+
+
+def name_some(found, noun):
+    """The first MAX_NAMED as texts, and how many more there are."""
+    more = len(found) - MAX_NAMED
+    return [*map(str, found[:MAX_NAMED]), *([f"and {more} more {noun} in results.csv"] if more > 0 else [])]
+
+
+# -- figures
+
+
+def figures(results):
+    """Accuracy against the test epsilon, rank by layer, spectra, and images with their adversarial examples."""
+    groups = results.measured("robust/mean").groups()
+    lines = [
+        (join_words(label, name), rows.sort_values("seed"))
+        for label, group in zip(rank_edits.short_labels(groups), groups)
+        for name, _, rows in rank_edits.split_by_edit(group)
+    ]
+    if not lines:
+        return {}
+    result = {"robust_accuracy": plot_robust_accuracy(lines)}
+    spectra = [(name, [results.arrays[identity] for identity in rows["config_id"]]) for name, rows in lines]
+    result["effective_rank"] = layer_spectra.plot_rank_by_layer(spectra)
+    result["spectra"] = layer_spectra.plot_spectra(spectra)
+    result["adversarial_examples"] = plot_examples(results, groups)
+    return result
+
+
+def plot_robust_accuracy(lines):
+    """Accuracy against the test epsilon, clean accuracy at 0; lines: [(name, rows of all seeds)]."""
+    figure, axis = layer_spectra.new_with_legend([name for name, _ in lines], width=6)
+    for (name, rows), style in zip(lines, plots.styles()):
+        epsilons = rows.iloc[0]["test_epsilons"]
+        intervals = [t_interval(rows[column]) for column in ("test/accuracy", *(f"robust/{e:g}" for e in epsilons))]
+        plots.interval_line(axis, [0.0, *epsilons], intervals, label=name, **style)
+    axis.set(xlabel="epsilon of the test attack (1/255 of the pixel range)", ylabel="accuracy under attack")
+    axis.set_ylim(0, 1)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_examples(results, groups):
+    """Images of each group's first seed and their adversarial examples, a pair of rows a group, with their classes."""
+    groups = groups[:MAX_EXAMPLE_GROUPS]
+    chosen = []
+    for group in groups:
+        plain = group.rows[group.rows["edit"] == "none"]
+        chosen.append((plain if len(plain) else group.rows).sort_values("seed").iloc[0])
+    shown = [results.arrays[row["config_id"]] for row in chosen]
+    count = max(len(arrays["examples/class"]) for arrays in shown)
+    figure, axes = plots.new(2 * len(chosen), count, width=1.5, height=1.75)
+    pairs = axes.reshape(len(chosen), 2, count)
+    for pair, label, row, arrays in zip(pairs, rank_edits.short_labels(groups), chosen, shown):
+        for axis_row, kind in zip(pair, ("clean", "adversarial")):
+            images, guesses = arrays[f"examples/{kind}"], arrays[f"examples/{kind}_class"]
+            plot_predictions(axis_row, images, guesses, arrays["examples/class"])
+            attack = "" if kind == "clean" else f"{row['test_epsilons'][-1]:g}/255"
+            words = [*textwrap.wrap(label, 28), join_words(kind, attack)]
+            axis_row[0].set_ylabel("\n".join(words), fontsize=8)
+    figure.suptitle("Predicted classes without attack and at the largest test epsilon", fontsize=10)
+    return figure
+
+
+def plot_predictions(axes, images, guesses, labels):
+    """A row of images, each with its predicted class and whether that is right."""
+    for axis, image, guess, label in zip(axes, images, guesses, labels):
+        axis.imshow(image.squeeze().clip(0, 1), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(f"{guess} {'✓' if guess == label else f'(is {label})'}", fontsize=8)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for axis in axes[len(images) :]:
+        axis.set_visible(False)
+
+
+EXPERIMENT = Experiment(
+    claim=CLAIM,
+    config=Config,
+    grid=GRID,
+    columns=COLUMNS,
+    table=TABLE,
+    stages=("base", "finetune", "rank_min", "rank_max"),
+    apart=SETTING,
+    measure=measure,
+    judge=judge,
+    figures=figures,
+    check=check,
+    label=lambda config: rank_edits.treatment(config.adversary.train_epsilon, config.edit),
+    former_columns={"base/test_loss": "base/test/loss", "base/test_accuracy": "base/test/accuracy"},
+)

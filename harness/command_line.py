@@ -1,0 +1,186 @@
+"""The command line of the four scripts: flags made from the experiments' configs, help by group, errors in one line."""
+import gc
+import os
+import shutil
+import sys
+import textwrap
+from typing import get_args, get_origin
+
+from absl import flags, logging
+
+from harness import grid, runner
+
+FLAGS = flags.FLAGS
+RUN = "run"
+ALIASES = "earlier names"  # of flags: accepted, and not in --help
+HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
+
+
+class AxisParser(flags.ArgumentParser):
+    """One value, or several joined by commas (an axis of the grid), of a config field's type."""
+
+    def __init__(self, name, kind):
+        self.name, self.kind = name, kind
+
+    def parse(self, argument):
+        if isinstance(argument, list):
+            return argument
+        values = (
+            [argument] if os.path.isfile(argument) else str(argument).split(",")
+        )  # a comma may be part of a file's name
+        # A list is an axis even with one value; a tuple-valued field (widths) may be empty.
+        return [grid.convert(self.name, value, self.kind) for value in values]
+
+    def flag_type(self):
+        return "list"
+
+
+class AxisFlag(flags.Flag):
+    """Lets boolean fields be written --augment and --noaugment as well as --augment=true,false."""
+
+    def __init__(self, parser, name, help_text):
+        super().__init__(parser, _Text(), name, None, help_text, boolean=parser.kind is bool)
+
+
+class _Text(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return ",".join(map(grid.text, value))
+
+
+def define(experiments, flag_values=FLAGS, former=()):
+    """Define the flags of a script: its experiments' config fields, and where things lie.
+
+    experiments: {name: Experiment}; the first is the default.  former: {earlier name of an experiment: its name}.
+    A field that had another name in earlier versions keeps it as an alias of its flag.
+    """
+    names, where = list(experiments), {"flag_values": flag_values, "module_name": RUN}
+    help_text = f"what to put on trial, one of {', '.join(names)} (default: {names[0]})"
+    flags.DEFINE_enum("experiment", names[0], [*names, *former], help_text, **where)
+    for name, default, help_text in (
+        (
+            "out_dir",
+            "results",
+            "folder of all results; finished configs in it are not computed again (default: results)",
+        ),
+        ("data_dir", None, "folder of tensorflow_datasets (default: its own, or TFDS_DATA_DIR)"),
+    ):
+        flags.DEFINE_string(name, default, help_text, **where)
+    flags.DEFINE_bool("overwrite", False, "compute finished configs again (default: false)", **where)
+    fields = {}
+    for experiment in experiments.values():
+        for name, leaf in grid.leaves(experiment.config).items():
+            fields.setdefault(name, leaf)
+    for name, (owner, field, kind) in fields.items():
+        help_text = f"{field.metadata['help']} ({defaults(name, experiments)})"
+        flags.DEFINE_flag(
+            AxisFlag(AxisParser(name, kind), name, help_text), flag_values, group(name, owner, experiments)
+        )
+    for experiment in experiments.values():
+        for earlier, name in grid.former_names(experiment.config).items():
+            if earlier not in flag_values:
+                flags.DEFINE_alias(earlier, name, flag_values, ALIASES)
+                flag_values[earlier].now = name
+
+
+def group(name, owner, experiments):
+    """Where help lists a field: under network, data or training, whose configs they are; or under its experiments."""
+    part = owner.__name__.removesuffix("Config").lower()
+    owners = [title for title, experiment in experiments.items() if name in grid.leaves(experiment.config)]
+    own = "every experiment" if owners == list(experiments) else f"experiment {', '.join(owners)}"
+    return RUN if name == "seed" else part or own
+
+
+def groups(flag_values):
+    """{title: flags} of a script without those of absl, `run` last."""
+    found = flag_values.flags_by_module_dict()
+    found = {k: v for k, v in found.items() if k != ALIASES and any(isinstance(flag, AxisFlag) for flag in v)}
+    return {title: found[title] for title in sorted(found, key=lambda title: title == RUN)}
+
+
+def help_text(doc, flag_values=FLAGS, width=None):
+    """What --help prints: the script's question, how a grid is given, and its flags by group, wrapped."""
+    width = min(width or shutil.get_terminal_size().columns, 120)
+    say = (
+        "N is a whole number, X a number, N-N-.. several as one value; --[no]flag is --flag or --noflag. --seed and "
+        "all flags outside of `run` take one value, or several joined by commas, which span a grid of configs."
+    )
+    lines = [doc.strip(), "", *textwrap.wrap(say, width)]
+    for title, found in groups(flag_values).items():
+        lines += ["", f"{title}:"]
+        for flag in found:
+            lines += entry(usage(flag), flag.help, width)
+    lines += entry("--flagfile=FILE", "flags from a file: one of presets/, or the flags.cfg of an earlier run", width)
+    return "\n".join(lines)
+
+
+def entry(usage, text, width, indent=24):
+    wrapped = textwrap.wrap(text, width - indent) or [""]
+    start = [f"  {usage}".ljust(indent) + wrapped.pop(0)] if len(usage) + 3 < indent else [f"  {usage}"]
+    return [*start, *(" " * indent + line for line in wrapped)]
+
+
+def usage(flag):
+    """`--width=N`, `--[no]skip`, ..: how a flag is written."""
+    if flag.boolean:
+        return f"--[no]{flag.name}"
+    kind, letters = getattr(flag.parser, "kind", str), {int: "N", float: "X"}
+    letter = next((letters[part] for part in get_args(kind) or (kind,) if part in letters), "NAME")
+    return f"--{flag.name}={letter}-{letter}-.." if get_origin(kind) is tuple else f"--{flag.name}={letter}"
+
+
+def parse(argv, flag_values=FLAGS):
+    """absl's flags_parser: help by group; what cannot be read ends in one line that names the nearest flag, before any
+    work.
+    """
+    if HELP & set(argv[1:]):
+        print(help_text(sys.modules["__main__"].__doc__ or "", flag_values))
+        sys.exit(0)
+    try:
+        arguments = flag_values(argv)
+    except flags.UnrecognizedFlagError as error:
+        ours = [flag.name for found in groups(flag_values).values() for flag in found]
+        ours += [f"no{name}" for name in ours if flag_values[name].boolean]
+        near = grid.hint(f"--{error.flagname}", [f"--{name}" for name in (*ours, "flagfile")])
+        sys.exit(f"error: unknown flag --{error.flagname}{near}: --help lists all")
+    except flags.Error as error:
+        sys.exit(f"error: {' '.join(str(error).removeprefix('ERROR:: ').split())}")
+    for alias in flag_values.flags_by_module_dict().get(ALIASES, ()):
+        if alias.present:
+            print(
+                f"--{alias.name} is now called --{alias.now}; the earlier name goes with a later version.",
+                file=sys.stderr,
+            )
+    if len(arguments) > 1:
+        sys.exit(f"error: {arguments[1]!r} belongs to no flag: write --flag=value, and several values as --flag=a,b")
+    return arguments
+
+
+def defaults(name, experiments):
+    """`default: 64`, or by experiment where they differ."""
+    found = {}
+    for title, experiment in experiments.items():
+        values = {**grid.flat(experiment.config()), **experiment.grid}
+        if name in values:
+            value = values[name]
+            text = ",".join(map(grid.text, value)) if isinstance(value, list) else grid.text(value)
+            found.setdefault(text or "none", []).append(title)
+    if len(found) == 1:
+        return f"default: {next(iter(found))}"
+    return "default: " + "; ".join(f"{text} for {', '.join(names)}" for text, names in found.items())
+
+
+def call(run, experiments, flag_values=FLAGS):
+    """Call a script's run(...) with the flags' values; bad input ends in one line and exit status 1."""
+    logging.set_verbosity(logging.ERROR)  # tensorflow_datasets tells of every file that it opens
+    gc.freeze()  # what the libraries brought with them stays: looking through it after every config took 0.2 s each
+    given = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
+    values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
+    where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite")}
+    try:
+        run(flag_values.experiment, **where, **values)
+    except (runner.InvalidInput, runner.ReportError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except OSError as error:
+        sys.exit(f"error: cannot write or read {error.filename or where['out_dir']}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")

@@ -1,0 +1,1 @@
+"""How measurements become verdicts: groups of runs, comparisons over seeds, trends, and the words that report them."""

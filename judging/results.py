@@ -1,0 +1,154 @@
+"""What the configs of a run measured, and the one way to group them.
+
+An experiment names the fields that it compares (`apart`: widths, edits, regularizers). The seed is always the
+replicate. Runs that differ in anything else are never pooled: every combination of the other fields is a group of its
+own, with a label that says what it is. Within a group each setting of the compared fields holds a seed once.
+"""
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics import paired_difference
+from judging.wording import field_label, field_text, is_missing, short_name
+from models import NetworkConfig, default_width
+
+REPLICATE = "seed"
+NETWORK_FIELDS = ("model", "widths", "depth", "width", "activation", "batch_norm", "skip")  # in the order of a label
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the compared fields and the seed.
+
+    label: what sets this group apart from the others, `mlp, depth 3, learning rate 0.1`.  rows: of the results' table.
+    """
+
+    label: str
+    rows: pd.DataFrame
+
+    @property
+    def first(self):
+        """The group's first row: every field that is not compared has this value in all of them."""
+        return self.rows.iloc[0]
+
+    @property
+    def widths(self):
+        """The width of every row's network, a Series; NaN where a stored model has none."""
+        return self.rows.apply(actual_width, axis=1).astype(float)
+
+    @property
+    def by_width(self):
+        """{width: rows}, ascending; a seed once at each, as a width that is given may be the model's default too."""
+        widths = self.widths
+        known = sorted(set(widths.dropna()))
+        return {int(width): self.rows[widths == width].drop_duplicates(REPLICATE) for width in known}
+
+    def split(self, *fields):
+        """{values of the fields: rows} in the table's order; one field's values are the keys themselves."""
+        keys = {}
+        for position, values in enumerate(zip(*(self.rows[name] for name in fields))):
+            key = tuple(None if is_missing(value) else value for value in values)
+            keys.setdefault(key if len(fields) > 1 else key[0], []).append(position)
+        return {key: self.rows.iloc[positions] for key, positions in keys.items()}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the configs of a run measured: what judge and figures work on.
+
+    table: one row per config (config_id, config fields, measures, seconds).  arrays: {config_id: {name: array}}.
+    histories: {config_id: DataFrame, one row per stage and epoch}.  fields: the names of all config fields.
+    apart: those that the experiment compares.
+    """
+
+    table: pd.DataFrame
+    arrays: dict
+    histories: dict
+    fields: tuple
+    apart: tuple = ()
+
+    def groups(self, apart=None):
+        """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
+
+        apart: names of fields; the experiment's own when None, and () for one group per config but its seed.
+        """
+        compared = {*(self.apart if apart is None else apart), REPLICATE}
+        fields = [name for name in self.fields if name in self.table and name not in compared]
+        texts = [self.table[name].map(field_text) for name in fields]
+        positions = {}
+        for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
+            positions.setdefault(key, []).append(position)
+        groups = [self.table.iloc[found] for found in positions.values()]
+        varying = [name for i, name in enumerate(fields) if len({key[i] for key in positions}) > 1]
+        return [Group(label, rows) for label, rows in zip(_labels(groups, fields, varying), groups)]
+
+    def measured(self, *columns):
+        """These results without the rows that lack one of the columns, as those of diverged runs do."""
+        if not all(name in self.table for name in columns):
+            return replace(self, table=self.table.iloc[:0])
+        return replace(self, table=self.table[self.table[list(columns)].notna().all(axis=1)])
+
+    def over(self, **values):
+        """The rows of the table whose fields have the given values."""
+        chosen = self.table
+        for name, value in values.items():
+            chosen = chosen.loc[[v == value for v in chosen[name]]]  # value by value: a tuple is one of them
+        return chosen
+
+    def __len__(self):
+        return len(self.table)
+
+
+def _labels(groups, fields, varying):
+    """One label a group: its network, and what else differs between the groups; no label twice."""
+    labels = [_label(rows.iloc[0], fields, varying) for rows in groups]
+    shared = {label for label, times in Counter(labels).items() if times > 1}  # width none and 64, say, are one network
+    if not shared:
+        return labels
+    return [
+        f"{label} ({', '.join(f'{name}={field_text(rows.iloc[0][name])}' for name in varying)})"
+        if label in shared
+        else label
+        for label, rows in zip(labels, groups)
+    ]
+
+
+def _label(row, fields, varying):
+    parts = [describe_network(row, fields)]
+    for name in varying:
+        if name not in NETWORK_FIELDS and not is_missing(row[name]):  # not those that its config lacks
+            parts.append(field_label(name, row[name]))
+    return ", ".join(filter(None, parts))
+
+
+def describe_network(row, fields=NETWORK_FIELDS):
+    """`mlp, depth 3, width 64` or `resnet, no skip`: a row's network, as far as the given fields say."""
+    parts = [short_name(row["model"])] if "model" in fields and "model" in row else []
+    known = {name: row[name] for name in NETWORK_FIELDS if name in fields and name in row}
+    if known.get("widths"):
+        parts.append(field_text(known["widths"]))
+    elif not is_missing(known.get("depth")):
+        parts.append(f"depth {int(known['depth'])}")
+    if "width" in known and not row.get("widths") and (width := actual_width(row)):
+        parts.append(f"width {width}")
+    if known.get("activation", NetworkConfig.activation) != NetworkConfig.activation:
+        parts.append(known["activation"])
+    parts += [field_label(name, False) for name in ("batch_norm", "skip") if not known.get(name, True)]
+    return ", ".join(parts)
+
+
+def actual_width(row):
+    """The width of a row's network, its model's default where none was given; None for a .keras file."""
+    if not is_missing(row["width"]):
+        return int(row["width"])
+    return None if row["model"].endswith(".keras") else default_width(row["model"])
+
+
+def paired_by_seed(a, b, column, level=0.95):
+    """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
+    a, b = a.set_index(REPLICATE), b.set_index(REPLICATE)
+    shared = a.index.intersection(b.index)
+    values = [rows[column].loc[shared] if column in rows else [np.nan] * len(shared) for rows in (a, b)]
+    return paired_difference(*values, level=level)

@@ -1,0 +1,44 @@
+"""How a measure moves with the width of a network, or along another axis, over seeds; and how a verdict says it."""
+import numpy as np
+
+from analysis.statistics import monotone_trend
+
+
+def width_trend(group, measure, *, power_law=False, level=0.95):
+    """statistics.Trend of a measure with the width over a Group's seeds; None for a stored model, which has no width.
+
+    power_law: of the measure's log2, so that the slope is the exponent of the width.
+    """
+    widths = group.widths
+    if widths.isna().any():
+        return None
+    # A width that is given and one that is the model's default may be the same network.
+    rows = group.rows.assign(_width=widths).drop_duplicates(["_width", "seed"])
+    return axis_trend(rows, "_width", measure, power_law=power_law, level=level)
+
+
+def axis_trend(rows, axis, measure, *, power_law=False, level=0.95):
+    """statistics.Trend of a measure along the column `axis`, whose values must be > 0, over the rows' seeds."""
+    values = np.log2(rows[measure].where(rows[measure] > 0)) if power_law else rows[measure]
+    return monotone_trend(rows[axis], values, rows["seed"], level)
+
+
+def why_no_trend(groups):
+    """Why no trend with width can be judged in any of these groups."""
+    if all(group.widths.isna().all() for group in groups):
+        return "A stored model has no width to vary, so this is measured and not judged"
+    if any(group.widths.nunique() > 1 for group in groups):
+        return "No seed was measured at every width, so there is no trend to judge"
+    return "One width shows no trend: run several widths"
+
+
+def format_trend(trend, *, power_law=False):
+    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
+    slope = trend.slope
+    if not slope.n:
+        return "not measured (a trend needs two widths or more)"
+    interval = f" [{slope.low:.2g}, {slope.high:.2g}]" if slope.n > 1 else ""
+    p_value = min(trend.p_increasing, trend.p_decreasing)
+    page = f", Page p = {p_value:.2g}" if p_value == p_value else ""
+    size = f"width^{slope.mean:.2g}{interval}" if power_law else f"slope {slope.mean:.2g}{interval} per doubling"
+    return f"{trend.direction} ({size}{page}, {trend.blocks} seeds)"

@@ -1,0 +1,40 @@
+"""Claims and verdicts: what was put on trial, and what the measurements say of it."""
+from dataclasses import dataclass
+
+OUTCOMES = ("supported", "refuted", "undecided")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of deep-learning theory, in one sentence, and where it is made or examined."""
+
+    sentence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurements of one run say of its claim.
+
+    outcome: supported, refuted or undecided.  reason: one sentence with the numbers it rests on.
+    test: the statistical test, or the proof, that decides.
+    """
+
+    outcome: str
+    reason: str
+    test: str
+
+    def __post_init__(self):
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, got {self.outcome!r}")
+
+    def __str__(self):
+        return f"{self.outcome.upper()}: {self.reason}"
+
+
+def combine_outcomes(outcomes):
+    """The outcome over several groups: one refutation refutes, support needs all of them, else it is undecided."""
+    found = set(outcomes)
+    if "refuted" in found:
+        return "refuted"
+    return "supported" if found == {"supported"} else "undecided"

@@ -1,0 +1,80 @@
+"""TensorBoard's hparams page, where fields are columns to filter and sort by, and its run `report` with the figures."""
+import shutil
+from pathlib import Path
+
+import numpy as np
+from tensorboard.plugins.hparams import api as hparams
+
+FINAL = "when_finished"  # group of the measures: TensorBoard sorts, and the training curves shall go before it
+CHOICES = 12  # a field with more values than this gets a range to filter by, not a box for each
+
+
+class Boxes(hparams.Discrete):
+    """A box to filter by for each value; TensorBoard puts the fields that differ first."""
+
+    def update_hparam_info(self, hparam_info):
+        super().update_hparam_info(hparam_info)
+        hparam_info.differs = len(self.values) > 1
+
+
+class Range(hparams.RealInterval):
+    """Two ends to filter by."""
+
+    def update_hparam_info(self, hparam_info):
+        super().update_hparam_info(hparam_info)
+        hparam_info.differs = True
+
+
+def hparam_value(value):
+    """TensorBoard's form of a field: itself, or text such as 2048-1024 for a tuple."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, (bool, int, float, str)) else "-".join(map(str, value)) or "none"
+
+
+def session(fields, config_id):
+    """Write the fields of one config, {name: value}, into the current writer; one that is None has no value there."""
+    values = {name: hparam_value(value) for name, value in fields.items() if value is not None}
+    if values:
+        hparams.hparams(values, trial_id=config_id)
+
+
+def domain(values):
+    """What the page filters a field by: boxes for a few values, a range for many; None where it has no values."""
+    values = [
+        hparam_value(v) for v in values if v is not None and v == v
+    ]  # pandas makes None in a column of numbers NaN
+    kinds = {type(v) for v in values}
+    if kinds and kinds <= {int, float}:
+        values = sorted(set(map(float, values)))
+        return Boxes(values) if len(values) <= CHOICES else Range(values[0], values[-1])
+    return Boxes(sorted(set(values))) if len(kinds) == 1 else None
+
+
+def write_overview(folder, table, fields, measures, figures):
+    """Write tensorboard/report: figures as images, and what columns the hparams page has.
+
+    table: rows of all configs that the folder has.  fields: names of columns.  measures: {column: heading}.
+    figures: {name: matplotlib figure}.
+    """
+    import tensorflow as tf
+
+    events = Path(folder) / "tensorboard" / "report"
+    shutil.rmtree(events, ignore_errors=True)  # the columns of an earlier call would go before these
+    domains = {name: domain(table[name]) for name in fields}
+    known = {column: heading for column, heading in measures.items() if column in table}
+    writer = tf.summary.create_file_writer(str(events))
+    with writer.as_default():
+        hparams.hparams_config(
+            hparams=[hparams.HParam(name, values) for name, values in domains.items() if values],
+            metrics=[hparams.Metric(f"{FINAL}/{column}", display_name=heading) for column, heading in known.items()],
+        )
+        for name, figure in figures.items():
+            tf.summary.image(f"figures/{name}", pixels(figure), step=0)
+    writer.close()
+
+
+def pixels(figure):
+    """A matplotlib figure as one RGBA image [1, height, width, 4]."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[None]

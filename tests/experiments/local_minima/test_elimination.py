@@ -1,0 +1,176 @@
+"""experiments/local_minima/elimination.py: escape and failure at a minimum, what is refused, judge and figures."""
+import warnings
+
+import numpy as np
+import pytest
+
+import run_local_minima
+from experiments.local_minima.elimination import EXPERIMENT
+from harness import runner
+from harness.runner import InvalidInput
+from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
+
+TINY = {"dataset": "gaussian", "train_size": 150, "test_size": 20, "width": 10, "depth": 1, "iterations": 12}
+
+
+def run(folder, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        return run_local_minima.run("elimination", out_dir=folder, quiet=True, **options)
+
+
+# -- the experiment
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("elimination"), **TINY, penalty=0.1, seed=0)
+
+
+def test_the_certified_minimum_is_left_by_the_neurons(report):
+    table = report.results.table
+    assert len(table) == 2 and (table["certificate/radius"] > 0).all()
+    np.testing.assert_allclose(table["start/loss"], table["certificate/floor"], rtol=1e-8)
+    # With a = 0 the loss is the network's, but the certified minimum is no stationary point any more: it is left.
+    assert (table["start/slope"] > 1e-5).all() and (table["final/objective"] < table["certificate/floor"]).all()
+    assert (table["reference/loss"] < table["certificate/floor"]).all()
+    assert "objective below the certified floor in 1 of 1" in report.verdict.reason
+
+
+def test_neurons_trained_alone_leave_the_network_where_it_was(report):
+    table = report.results.table
+    held = table[table["trainable"] == "neurons"]
+    np.testing.assert_array_equal(held["moved"], 0)
+    np.testing.assert_array_equal(held["final/network_loss"], held["start/loss"])
+    assert (table[table["trainable"] == "all"]["moved"] > 0).all()
+
+
+def test_the_path_goes_downhill_from_the_minimum_to_the_end(report):
+    for _, row in report.results.table.iterrows():
+        arrays = report.results.arrays[row["config_id"]]
+        assert arrays["path/iteration"][0] == 0 and arrays["path/a"][0] == 0
+        assert arrays["path/iteration"][-1] == row["steps"] <= 12
+        assert (np.diff(arrays["path/objective"]) <= 1e-12).all()
+        assert row["peak/a"] == arrays["path/a"].max() >= row["final/a"]
+        for name in ("objective", "network_loss", "a", "exponent", "neurons"):
+            assert arrays[f"path/{name}"][-1] == row[f"final/{name}"]
+    assert (report.folder / "figures" / "path_from_the_minimum.png").exists()
+
+
+def test_the_loss_from_default_initialization_is_shared_and_the_same_alone(report, tmp_path):
+    assert report.results.table["reference/loss"].nunique() == 1
+    again = run(tmp_path, **TINY, penalty=0.1, trainable="neurons", seed=0)
+    same = report.results.over(trainable="neurons")
+    for column in ("final/objective", "reference/loss", "final/test/accuracy"):
+        assert again.results.table[column][0] == same[column].iloc[0]
+    assert again.verdict.outcome == "undecided" and "No run trained all parameters" in again.verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trainable": "none"}, "unknown trainable 'none'"),
+        ({"trained": "none"}, "unknown trainable 'none'"),  # its earlier name
+        ({"penalty": 0}, "penalty must be a finite number > 0"),
+        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        ({"dtype": "float32"}, "needs dtype=float64"),
+        ({"activation": "tanh"}, "needs --model=mlp with --activation=relu"),
+        ({"width": 3}, "width"),
+    ],
+)
+def test_refused(given, message, tmp_path):
+    with pytest.raises(InvalidInput, match=message):
+        run(tmp_path / "out", **{**TINY, "seed": 0, **given})
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_earlier_versions_are_found_and_read():
+    identity = runner.config_id(EXPERIMENT, EXPERIMENT.config())
+    assert identity == "mlp-2x16-float64-digits-200-normalize=False-all-penalty=1-seed=0-e76eacbff8"
+    before = {"trained": "all", "final/test_accuracy": 0.5, "moved": 1.0}
+    assert EXPERIMENT.modernize(before) == {"trainable": "all", "final/test/accuracy": 0.5, "moved": 1.0}
+
+
+# -- the judge and the figures, on tables made by hand
+
+
+def row(seed, network_loss, *, objective=0.5, trainable="all", a=0.1, exponent=9.0, radius=0.1, **fields):
+    return {
+        **NETWORK, "trainable": trainable, "penalty": 0.1, "seed": seed, "config_id": f"{trainable}-{seed}",
+        "certificate/radius": radius, "certificate/floor": 1.0, "final/objective": objective,
+        "final/network_loss": network_loss, "reference/loss": 0.01, "final/a": a, "peak/a": 1.0,
+        "final/exponent": exponent, "peak/exponent": 3.0, "final/neurons": 1.0, "peak/neurons": 1.0, **fields,
+    }  # fmt: skip
+
+
+def bad(**fields):
+    """Three seeds that leave the minimum, and whose network ends no better."""
+    return [row(i, 1.0 + 0.01 * i, **fields) for i in range(3)]
+
+
+def good(**fields):
+    """Three seeds that leave the minimum for one that is nearly global."""
+    return [row(i, 0.0101, **fields) for i in range(3)]
+
+
+def test_refuted_where_the_network_itself_stays_bad():
+    verdict = judged(EXPERIMENT, bad() + [row(i, 1.0, trainable="neurons") for i in range(3)])
+    assert verdict.outcome == "refuted" and "mlp, depth 1, width 16: objective below" in verdict.reason
+    assert "below the certified floor in 3 of 3, the network itself at 101 [98.5, 104] times the loss" in verdict.reason
+    assert "a vanishing with growing exponents in 3, neurons trained alone: below the floor in 3 of 3" in verdict.reason
+    assert "a vanishing with growing exponents in 0" in judged(EXPERIMENT, bad(a=0.9)).reason
+
+
+def test_supported_where_every_run_eliminates():
+    verdict = judged(EXPERIMENT, good())
+    assert verdict.outcome == "supported" and "minimum eliminated in 3" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(0, 1.0), row(1, 0.01)],  # too far spread
+        [row(0, 1.0)],  # one seed
+        [row(0, 0.0101)],
+        bad(objective=1.0),  # nothing escaped
+        good(objective=1.0),
+        bad(radius=0.0),  # nothing certified
+        bad(**{"reference/loss": 0.95}),  # nothing suboptimal
+        [row(i, 1.0, trainable="neurons") for i in range(3)],
+        [{**NETWORK, "trainable": "all", "seed": 0, "diverged_epoch": 1}],
+    ],
+)
+def test_undecided(rows):
+    assert judged(EXPERIMENT, rows).outcome == "undecided"
+
+
+def test_a_second_setting_is_no_second_seed():
+    """One seed at each of three penalties made a verdict of three runs; now each penalty has one seed."""
+    one_seed_each = [row(0, 0.0101, penalty=penalty) for penalty in (0.01, 0.1, 1.0)]
+    assert judged(EXPERIMENT, one_seed_each).outcome == "undecided"
+    mixed = judged(EXPERIMENT, good(train_size=100) + bad(train_size=200))
+    assert mixed.outcome == "refuted" and mixed.reason.count(" of 3, the network itself") == 2
+    assert "n = 100: objective" in mixed.reason and "n = 200: objective" in mixed.reason
+    assert judged(EXPERIMENT, good(penalty=0.1) + good(penalty=1.0)).outcome == "supported"
+    assert judged(EXPERIMENT, good(penalty=0.1) + good(penalty=1.0)[:1]).outcome == "undecided"
+
+
+def test_a_setting_without_a_certified_minimum_is_named_and_does_not_count():
+    verdict = judged(EXPERIMENT, good(penalty=0.1) + bad(penalty=1.0, radius=0.0))
+    assert verdict.outcome == "supported"
+    assert "width 16, penalty 1: no certified suboptimal minimum to start from" in verdict.reason
+
+
+def test_figures_have_a_column_for_each_setting_and_what_it_trains():
+    rows = [*bad(penalty=0.1), *bad(penalty=1.0), row(0, 1.0, trainable="neurons", penalty=1.0)]
+    rows = [{**r, "config_id": str(i)} for i, r in enumerate(rows)]
+    names = ("iteration", "objective", "network_loss", "a", "neurons", "exponent")
+    arrays = {r["config_id"]: {f"path/{name}": np.array([0.0, 1.0, 2.0]) for name in names} for r in rows}
+    (figure,) = EXPERIMENT.figures(results(EXPERIMENT, rows, arrays)).values()
+    titles = ["penalty 0.1\nall trained", "penalty 1\nall trained", "penalty 1\nneurons trained"]
+    assert [axis.get_title() for axis in figure.axes[:3]] == [f"mlp, depth 1, width 16, {title}" for title in titles]
+    assert [len(axis.lines) for axis in figure.axes[:3]] == [8, 8, 4]  # two a seed, the floor and the reference
+    legend = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert legend == ["objective", "network alone", "certified floor", "from default initialization"]
+    assert EXPERIMENT.figures(results(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}])) == {}

@@ -1,0 +1,168 @@
+"""experiments/local_minima/sharpness.py: what is paired, the line between both solutions, judge and figures."""
+import warnings
+
+import numpy as np
+import pytest
+
+import run_local_minima
+from experiments.local_minima.sharpness import EXPERIMENT
+from harness import runner
+from harness.runner import InvalidInput
+from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
+
+TINY = {"train_size": 120, "test_size": 60, "width": 8, "depth": 1, "epochs": 3, "batch_size": 4, "subspace": 20,
+        "hessian_products": 20}  # fmt: skip
+
+
+def run(folder, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        return run_local_minima.run("sharpness", out_dir=folder, quiet=True, **options)
+
+
+# -- the experiment
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("sharpness"), **TINY, seed=1)
+
+
+def test_both_batches_start_alike_and_train_as_long(report):
+    table = report.results.table
+    assert (table["small/batch_size"] == 4).all() and (table["large/batch_size"] == 12).all()
+    history = report.results.histories[table["config_id"][0]]
+    assert history.groupby("stage")["epoch"].max().to_dict() == {"small": 3, "large": 3}
+    np.testing.assert_allclose(table["distance_ratio"], table["small/distance"] / table["large/distance"])
+    assert report.verdict.reason.startswith("mlp, depth 1, width 8: sharpness of the large batch ")
+    assert "points (1 paired seeds)" in report.verdict.reason
+
+
+def test_solutions_are_measured_in_both_spaces(report):
+    table = report.results.table
+    for batch in ("small", "large"):
+        # A box in a subspace of 20 directions is no part of the one in the full space: both are only positive.
+        assert (table[[f"{batch}/sharpness", f"{batch}/subspace_sharpness"]] > 0).all().all()
+        assert (table[f"{batch}/largest_eigenvalue"] > 0).all() and (table[f"{batch}/gradient_norm"] > 0).all()
+
+
+def test_the_line_goes_through_both_solutions(report):
+    for _, row in report.results.table.iterrows():
+        arrays = report.results.arrays[row["config_id"]]
+        where = arrays["line/positions"]
+        for position, name in ((0, "small"), (1, "large")):
+            i = int(np.argmin(np.abs(where - position)))
+            assert where[i] == pytest.approx(position, abs=1e-12)
+            for column, measure in (("loss", "train/loss"), ("test_loss", "test/loss")):
+                assert arrays[f"line/{column}"][i] == pytest.approx(row[f"{name}/{measure}"], rel=1e-5)
+            for column, measure in (("accuracy", "train/accuracy"), ("test_accuracy", "test/accuracy")):
+                assert arrays[f"line/{column}"][i] == row[f"{name}/{measure}"]
+
+
+def test_figures_and_table_are_written(report):
+    names = {path.stem for path in (report.folder / "figures").iterdir()}
+    assert names == {"line_between_the_solutions", "small_against_large_batch"}
+    assert not [column for column in report.results.table if column.startswith("line/")]
+    text = (report.folder / "report.md").read_text()
+    assert "| test accuracy, small batch | large | training loss, small batch | large batch | sharpness (%)" in text
+
+
+def test_one_seed_decides_nothing_and_repeats_to_the_bit(report, tmp_path):
+    again = run(tmp_path, **TINY, seed=1)
+    assert again.verdict.outcome == "undecided" and "nan" not in again.verdict.reason
+    for column in EXPERIMENT.columns:
+        assert again.results.table[column][0] == report.results.table[column][0]
+
+
+@pytest.mark.slow
+def test_batch_norm_goes_along_the_line(tmp_path):
+    options = {**TINY, "width": 2, "depth": 1, "epochs": 1, "batch_size": 8, "train_size": 100, "test_size": 20}
+    report = run(tmp_path, **options, model="resnet", batch_norm=True, seed=0)
+    row = report.results.table.iloc[0]
+    arrays = report.results.arrays[row["config_id"]]
+    i = [int(np.argmin(np.abs(arrays["line/positions"] - p))) for p in (0, 1)]
+    np.testing.assert_allclose(arrays["line/loss"][i], [row["small/train/loss"], row["large/train/loss"]], rtol=1e-4)
+
+
+def test_all_diverged_is_undecided(tmp_path):
+    report = run(tmp_path, **TINY, seed=0, learning_rate=1e12)
+    assert report.verdict.outcome == "undecided" and report.results.table["diverged_epoch"].notna().all()
+    assert report.verdict.reason == "Every network diverged. 1 of 1 configs diverged."
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"large_fraction": 0}, "large_fraction must lie in"),
+        ({"batch_size": 12}, "the large batch must be larger than the small one"),
+        ({"epsilon": 0}, "epsilon must be greater than 0"),
+        ({"subspace": 100000}, "subspace must be at most the network's 610 parameters"),
+        ({"large_epochs": -1}, "large_epochs must be 0"),
+        ({"hessian_products": 19}, "hessian_products must be at least 20"),
+        ({"regularizer": "weight_decay", "coefficient": 0.1}, "regularizer must be none"),
+    ],
+)
+def test_refused(given, message, tmp_path):
+    with pytest.raises(InvalidInput, match=message):
+        run(tmp_path / "out", **{**TINY, "seed": 0, **given})
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_earlier_versions_are_found_and_read():
+    assert runner.config_id(EXPERIMENT, EXPERIMENT.config()) == "mlp-3x64-digits-seed=0-030daea302"
+    before = {"small/loss": 1, "small/accuracy": 2, "large/test_loss": 3, "large/test_accuracy": 4, "distance_ratio": 5}
+    now = {"small/train/loss": 1, "small/train/accuracy": 2, "large/test/loss": 3, "large/test/accuracy": 4}
+    assert EXPERIMENT.modernize(before) == {**now, "distance_ratio": 5}
+
+
+# -- the judge and the figures, on tables made by hand
+
+
+def rows(large_sharpness, large_accuracy, seeds=6, **fields):
+    result = []
+    for seed in range(seeds):
+        noise = 0.01 * (-1) ** seed
+        measures = {"small/sharpness": 1.0, "large/sharpness": large_sharpness * np.exp(noise),
+                    "small/test/accuracy": 0.9, "large/test/accuracy": large_accuracy + 0.1 * noise}  # fmt: skip
+        result.append({**NETWORK, **fields, "seed": seed, **measures})
+    return result
+
+
+def test_judge():
+    claim = judged(EXPERIMENT, rows(5.0, 0.85))
+    assert claim.outcome == "supported" and "6 paired seeds" in claim.reason
+    assert "sharpness of the large batch 5 [4.94, 5.06] times that of the small one" in claim.reason
+    assert "accuracy of the small batch minus that of the large one +5 [4.9, 5.1] points" in claim.reason
+    assert judged(EXPERIMENT, rows(5.0, 0.9)).outcome == "undecided"  # sharper, but no worse
+    assert judged(EXPERIMENT, rows(5.0, 0.95)).outcome == "refuted"  # sharper and better
+    assert judged(EXPERIMENT, rows(0.2, 0.85)).outcome == "refuted"  # worse, but flatter
+    assert judged(EXPERIMENT, rows(5.0, 0.85, seeds=1)).outcome == "undecided"
+    assert judged(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}]).outcome == "undecided"
+
+
+def test_two_settings_over_three_seeds_are_no_six_pairs():
+    table = rows(5.0, 0.85, seeds=3, learning_rate=0.01) + rows(1.0, 0.9, seeds=3, learning_rate=0.1)
+    verdict = judged(EXPERIMENT, table)
+    assert verdict.outcome == "undecided"  # supported in one setting only
+    first, second = verdict.reason.split("; ")
+    assert first.startswith("mlp, depth 1, width 16, learning rate 0.01: ") and "(3 paired seeds)" in first
+    assert second.startswith("mlp, depth 1, width 16, learning rate 0.1: ") and "(3 paired seeds)" in second
+    assert judged(EXPERIMENT, table[:3]).reason == first.replace(", learning rate 0.01", "") + "."
+    worse = rows(5.0, 0.85, seeds=3, dataset="digits") + rows(5.0, 0.95, seeds=3, dataset="gaussian")
+    assert judged(EXPERIMENT, worse).outcome == "refuted"
+
+
+def test_figures_have_a_row_or_a_mark_for_each_setting():
+    table = rows(5.0, 0.85, seeds=2, learning_rate=0.01) + rows(1.0, 0.9, seeds=2, learning_rate=0.1)
+    curve = np.linspace(1, 2, 25)
+    arrays = {}
+    for i, row in enumerate(table):
+        more = {f"{b}/{name}": 1.0 for b in ("small", "large") for name in ("subspace_sharpness", "largest_eigenvalue")}
+        row.update(more, config_id=str(i))
+        arrays[str(i)] = {f"line/{name}": curve for name in ("loss", "accuracy", "test_loss", "test_accuracy")}
+    figures = EXPERIMENT.figures(results(EXPERIMENT, table, arrays))
+    line, pairs = figures["line_between_the_solutions"], figures["small_against_large_batch"]
+    titles = [axis.get_title(loc="left") for axis in line.axes]
+    assert titles == ["mlp, depth 1, width 16, learning rate 0.01", "", "mlp, depth 1, width 16, learning rate 0.1", ""]
+    assert [text.get_text() for text in pairs.axes[0].get_legend().get_texts()] == titles[::2]
+    assert EXPERIMENT.figures(results(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}])) == {}

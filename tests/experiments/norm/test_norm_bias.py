@@ -1,0 +1,157 @@
+"""experiments/norm/norm_bias.py: the configs of a grid over regularizers, and the verdict on tables made by hand."""
+import pytest
+
+from experiments.norm import norm_bias
+from experiments.norm.norm_bias import EXPERIMENT
+from harness import grid
+from tests.experiments.norm.tables import SPREAD, diverged, judged, unmeasured
+from training.fit import TrainingConfig
+
+NORMS = {"none": 400, "weight_decay": 100, "norm_bias": 1000}
+
+
+def expanded(**given):
+    return grid.expand(EXPERIMENT, {"seed": [0, 1], **given})[0]
+
+
+def test_each_regularizer_has_its_own_coefficient_and_only_norm_bias_a_target():
+    configs = expanded(decay_coefficient=0.1, bias_coefficient=0.2, norm_target=50)
+    found = [(c.training.regularizer, c.training.coefficient, c.training.norm_target) for c in configs if c.seed == 0]
+    assert found == [("none", 0.0, 0.0), ("weight_decay", 0.1, 0.0), ("norm_bias", 0.2, 50.0)]
+    assert all(c.decay_coefficient is None and c.bias_coefficient is None for c in configs)
+    assert len(configs) == 6  # three regularizers, two seeds
+
+
+def test_an_axis_multiplies_only_the_regularizers_that_it_concerns():
+    configs = expanded(seed=0, decay_coefficient=[0.1, 0.2], norm_target=[50, 60, 70])
+    names = [c.training.regularizer for c in configs]
+    assert [names.count(name) for name in ("none", "weight_decay", "norm_bias")] == [1, 2, 3]
+
+
+def test_a_config_of_one_regularizer_can_be_made_by_hand():
+    training = TrainingConfig(regularizer="norm_bias", coefficient=0.1, norm_target=5.0)
+    config = norm_bias.Config(training=training)
+    assert config.training == training and grid.make(norm_bias.Config, grid.flat(config)) == config
+    assert EXPERIMENT.label(config) == "norm_bias-0.1-target=5"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"decay_coefficient": -0.1}, "decay_coefficient must be a finite number >= 0, got -0.1"),
+        ({"bias_coefficient": -0.1}, "bias_coefficient must be a finite number >= 0, got -0.1"),
+        ({"bias_coefficient": float("nan")}, "bias_coefficient must be a finite number >= 0, got nan"),
+        ({"norm_target": -1}, "norm_target must be a finite number >= 0, got -1.0"),
+        ({"regularizer": ["none", "norm-bias"]}, "unknown regularizer 'norm-bias': allowed are none, weight_decay"),
+        ({"coefficient": 0.1}, "coefficient=0.1 is not known to belong to weight_decay or norm_bias"),
+    ],
+)
+def test_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        expanded(**given)
+
+
+# -- the verdict
+
+
+def rows_of(regularizer, accuracy, seeds=8, norm=None, coefficient=0.1, target=1000.0, **fields):
+    setting = {"none": (0.0, 0.0), "weight_decay": (coefficient, 0.0), "norm_bias": (coefficient, target)}[regularizer]
+    start = {"regularizer": regularizer, "coefficient": setting[0], "norm_target": setting[1], "diverged_epoch": None}
+    sign = {"none": 1, "weight_decay": -1, "norm_bias": 2}[regularizer]
+    common = {"config_id": "x", "model": "mlp", **start, **fields}
+    norm = norm or NORMS[regularizer]
+    return [
+        {**common, "seed": i, "test/accuracy": accuracy + sign * SPREAD[i], "norm/all": norm + i % 3}
+        for i in range(seeds)
+    ]
+
+
+def three(none, decay, bias, **fields):
+    accuracies = {"none": none, "weight_decay": decay, "norm_bias": bias}
+    return [row for regularizer, value in accuracies.items() for row in rows_of(regularizer, value, **fields)]
+
+
+def verdict_on(rows):
+    return judged(EXPERIMENT, rows)
+
+
+def outcome(rows):
+    return verdict_on(rows).outcome
+
+
+def test_refuted_where_a_larger_norm_beats_a_weight_decay_that_does_no_harm():
+    verdict = verdict_on(three(0.90, 0.92, 0.94))
+    assert verdict.outcome == "refuted" and "+2 [" in verdict.reason and "8 paired seeds" in verdict.reason
+    assert "1e+03, 101, 401" in verdict.reason
+    assert outcome(three(0.92, 0.92, 0.94)) == "refuted"  # weight decay does nothing
+    assert outcome(three(0.95, 0.90, 0.93)) == "undecided"  # it was too strong
+    low = rows_of("none", 0.90) + rows_of("weight_decay", 0.92) + rows_of("norm_bias", 0.94, norm=50)
+    assert outcome(low) == "undecided"  # norm-bias did not reach a larger norm
+
+
+def test_supported_where_weight_decay_beats_both_at_the_smallest_norm():
+    assert outcome(three(0.90, 0.94, 0.91)) == "supported"
+    assert outcome(three(0.94, 0.94, 0.91)) == "undecided"  # it does not help
+    assert outcome(three(0.90, 0.94, 0.94)) == "undecided"  # norm-bias helps as much
+    larger = rows_of("none", 0.90, norm=50) + rows_of("weight_decay", 0.94) + rows_of("norm_bias", 0.91)
+    assert outcome(larger) == "undecided"  # weight decay's norm is not the smallest
+
+
+def test_six_paired_seeds_are_needed():
+    few = verdict_on(three(0.90, 0.92, 0.94, seeds=5))
+    assert few.outcome == "undecided" and "Fewer than 6 paired seeds" in few.reason
+    assert outcome(three(0.90, 0.92, 0.94, seeds=6)) == "refuted"
+    unpaired = rows_of("none", 0.9) + rows_of("weight_decay", 0.92) + rows_of("norm_bias", 0.94)[3:]
+    assert "Fewer than 6" in verdict_on(unpaired).reason
+    assert outcome(rows_of("none", 0.9) + rows_of("norm_bias", 0.94)) == "undecided"
+    assert outcome(rows_of("weight_decay", 0.9) + rows_of("norm_bias", 0.94)) == "undecided"
+
+
+def test_three_seeds_at_two_learning_rates_are_no_six_pairs():
+    given = [three(0.90, 0.92, 0.94, seeds=3, learning_rate=rate) for rate in (0.01, 0.1)]
+    verdict = verdict_on(given[0] + given[1])
+    assert verdict.outcome == "undecided" and "Fewer than 6 paired seeds" in verdict.reason
+    assert verdict.reason.count("over 3 paired seeds") == 2
+    assert "mlp, learning rate 0.01: " in verdict.reason and "mlp, learning rate 0.1: " in verdict.reason
+
+
+def test_one_seed_has_no_interval():
+    verdict = verdict_on(three(0.90, 0.92, 0.94, seeds=1))
+    assert verdict.outcome == "undecided" and "nan" not in verdict.reason and "over 1 paired seeds" in verdict.reason
+
+
+def test_every_weight_decay_of_a_network_must_be_beaten():
+    rows = three(0.90, 0.92, 0.94)
+    assert outcome(rows + rows_of("weight_decay", 0.91, coefficient=0.2)) == "refuted"
+    assert outcome(rows + rows_of("weight_decay", 0.94, coefficient=0.2)) == "undecided"
+    rows = three(0.90, 0.94, 0.91)
+    assert outcome(rows + rows_of("norm_bias", 0.91, target=2000.0, norm=2000)) == "supported"
+    assert outcome(rows + rows_of("norm_bias", 0.94, target=2000.0, norm=2000)) == "undecided"
+
+
+def test_networks_are_not_mixed():
+    refuting, supporting = three(0.90, 0.92, 0.94, width=8), three(0.70, 0.74, 0.71, width=16)
+    verdict = verdict_on(refuting + supporting)
+    assert verdict.outcome == "refuted" and "mlp, width 8" in verdict.reason and "width 16" not in verdict.reason
+    assert outcome(supporting + three(0.90, 0.94, 0.91, width=32)) == "supported"
+    assert outcome(supporting + three(0.90, 0.91, 0.91, width=32)) == "undecided"
+
+
+def test_diverged_runs_are_counted_and_never_averaged():
+    rows = diverged(rows_of("none", 0.9), 8) + rows_of("weight_decay", 0.92) + rows_of("norm_bias", 0.94)
+    assert outcome(rows) == "refuted"  # without a regularizer nothing trains: weight decay does no harm
+    rows = rows_of("none", 0.9) + rows_of("weight_decay", 0.92) + diverged(rows_of("norm_bias", 0.94), 3)
+    assert outcome(rows) == "undecided"
+    verdict = verdict_on(unmeasured(three(0.9, 0.9, 0.9)))
+    assert verdict.outcome == "undecided" and "not measured" in verdict.reason
+
+
+def test_a_norm_away_from_its_target_is_told():
+    rows = three(0.90, 0.92, 0.94)
+    for row in rows[-8:]:
+        row.update({"norm/over_target": 0.5 if row["seed"] < 2 else 1.0, "norm/settled": row["seed"] >= 2})
+    verdict = verdict_on(rows)
+    assert "Warning: in 2 of 8 networks under norm_bias" in verdict.reason and "0.5 to 0.5 of it" in verdict.reason
+    for row in rows[-8:]:
+        row.update({"norm/over_target": 1.0, "norm/settled": True})
+    assert "Warning" not in verdict_on(rows).reason

@@ -1,0 +1,99 @@
+"""experiments/norm/norm_profile.py: what is refused, and the verdict on tables made by hand."""
+import pytest
+
+from experiments.norm.norm_profile import EXPERIMENT
+from harness import grid
+from tests.experiments.norm.tables import SPREAD, diverged, judged, unmeasured
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"multiple": 0}, "multiple must be a finite number > 0, got 0.0"),
+        ({"multiple": [1, -1]}, "multiple must be a finite number > 0, got -1.0"),
+        ({"coefficient": 0}, "needs regularizer=norm_bias with a coefficient > 0"),
+        ({"regularizer": "none", "coefficient": 0}, "needs regularizer=norm_bias"),
+        ({"norm_target": 5}, "its targets as multiple"),
+    ],
+)
+def test_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        grid.expand(EXPERIMENT, {"seed": [0, 1], **given})
+
+
+def test_results_of_the_first_version_are_read_under_the_new_column():
+    assert EXPERIMENT.modernize({"none/accuracy": 0.5, "test/accuracy": 0.6}) == {
+        "none/test/accuracy": 0.5, "test/accuracy": 0.6,
+    }  # fmt: skip
+
+
+def profiled(accuracies, none=0.90, seeds=8, ratios=None, **fields):
+    """Rows of {multiple: accuracy}; ratios: {multiple: the norm that was reached over the unregularized one}."""
+    ratios = ratios or {m: m for m in accuracies}
+    return [
+        {"config_id": "x", "model": "mlp", "multiple": m, "seed": i, "test/accuracy": accuracy + (-1) ** j * SPREAD[i],
+         "none/test/accuracy": none + 0.5 * SPREAD[i], "norm/over_none": ratios[m], "norm/all": 400 * ratios[m] + i,
+         "diverged_epoch": None, **fields}
+        for j, (m, accuracy) in enumerate(accuracies.items()) for i in range(seeds)
+    ]  # fmt: skip
+
+
+def verdict_on(rows):
+    return judged(EXPERIMENT, rows)
+
+
+def outcome(*arguments, **given):
+    return verdict_on(profiled(*arguments, **given)).outcome
+
+
+def test_supported_where_a_norm_below_the_unregularized_one_beats_all_others():
+    falling = verdict_on(profiled({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}))
+    assert falling.outcome == "supported" and "highest at 0.1" in falling.reason and "-0.9" in falling.reason
+    assert outcome({0.1: 0.80, 0.5: 0.95, 1.0: 0.90, 10.0: 0.80}) == "supported"
+
+
+def test_refuted_where_another_norm_or_none_beats_all_smaller_ones():
+    assert outcome({0.1: 0.80, 1.0: 0.90, 10.0: 0.95}) == "refuted"
+    middle = verdict_on(profiled({0.1: 0.80, 1.0: 0.90, 10.0: 0.80}, none=0.85))
+    assert middle.outcome == "refuted" and "; 1 beats all below 1, the nearest by +10 [" in middle.reason
+    without = verdict_on(profiled({0.1: 0.80, 1.0: 0.80, 10.0: 0.80}, none=0.85))
+    assert without.outcome == "refuted" and "; none beats all below 1" in without.reason
+
+
+def test_undecided_without_a_winner():
+    assert outcome({0.1: 0.90, 1.0: 0.90, 10.0: 0.90}) == "undecided"
+    assert outcome({0.1: 0.95, 1.0: 0.90}, none=0.95) == "undecided"  # as good without
+    assert outcome({0.1: 0.95, 1.0: 0.90}, seeds=5) == "undecided"
+    assert outcome({10.0: 0.95}, none=0.9) == "undecided"  # nothing is small
+    # What counts is the norm that was reached: here no target below 1 was.
+    reached = {0.1: 1.1, 1.0: 1.1, 10.0: 5.0}
+    assert outcome({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}, ratios=reached) == "undecided"
+
+
+def test_diverged_runs_are_left_out():
+    rows = profiled({10.0: 0.80, 0.1: 0.95, 1.0: 0.90})
+    verdict = verdict_on(diverged(rows, 8))  # those at the largest norm
+    assert verdict.outcome == "supported" and "of 0.1, 1 times" in verdict.reason
+    lost = verdict_on(unmeasured(rows))
+    assert lost.outcome == "undecided" and lost.reason.startswith("Every network diverged")
+    partly = verdict_on(diverged(profiled({0.1: 0.95}, width=8), 8) + profiled({0.1: 0.95, 1.0: 0.90}, width=16))
+    assert partly.outcome == "undecided" and "mlp, width 8: every network diverged" in partly.reason
+
+
+def test_networks_are_not_mixed():
+    other = profiled({0.1: 0.80, 1.0: 0.90}, width=16)
+    assert verdict_on(profiled({0.1: 0.95, 1.0: 0.80}, width=8) + other).outcome == "refuted"
+
+
+def test_three_seeds_at_two_learning_rates_are_no_six_seeds():
+    rows = [row for rate in (0.01, 0.1) for row in profiled({0.1: 0.95, 1.0: 0.90}, seeds=3, learning_rate=rate)]
+    verdict = verdict_on(rows)
+    assert verdict.outcome == "undecided" and verdict.reason.count("over 6 networks") == 2  # two norms of three seeds
+    assert "mlp, learning rate 0.01: " in verdict.reason and "mlp, learning rate 0.1: " in verdict.reason
+
+
+def test_scale_invariant_weights_have_a_correlation_of_their_own():
+    rows = profiled({0.1: 0.95, 1.0: 0.90, 10.0: 0.80})
+    assert "scale-invariant" not in verdict_on(rows).reason
+    rows = [{**row, "norm/scale_invariant": -row["norm/all"]} for row in rows]
+    assert "of the norm of scale-invariant weights 0.89 [0.74, 0.96]" in verdict_on(rows).reason

@@ -1,0 +1,110 @@
+"""experiments/ntk/constancy.py, as drift and features judge by it: rising and falling trends, group by group."""
+import numpy as np
+import pytest
+
+from experiments.ntk import drift, features
+from tests.experiments.ntk.tables import results
+
+WIDTHS = [16, 64, 256]
+
+
+def measures(correlation, change, noise=0.01):
+    """Measures of drift as functions of a config's fields, with noise that a seed has at every width anew."""
+    rng = np.random.default_rng(0)
+    return lambda fields: {
+        "ntk/correlation": correlation(fields) + noise * rng.standard_normal(),
+        "ntk/relative_change": change(fields) + noise * rng.standard_normal(),
+    }
+
+
+def still(fields):
+    return {"ntk/correlation": 1 - 4 / fields["width"], "ntk/relative_change": 4 / fields["width"]}
+
+
+@pytest.mark.parametrize(
+    ("correlation", "change", "noise", "expected"),
+    [
+        (lambda f: 1 - 4 / f["width"], lambda f: 4 / f["width"], 0.01, "supported"),
+        (lambda f: 4 / f["width"], lambda f: 1.0, 0.01, "refuted"),
+        (lambda f: 0.9, lambda f: f["width"], 0.001, "refuted"),
+        (lambda f: 0.5, lambda f: 0.5, 0.2, "undecided"),
+        (lambda f: 1 - 4 / f["width"], lambda f: 0.5, 0.01, "undecided"),  # one of both is not enough
+    ],
+)
+def test_outcomes(correlation, change, noise, expected):
+    table = results(drift.EXPERIMENT, measures(correlation, change, noise), width=WIDTHS)
+    assert drift.judge(table).outcome == expected
+
+
+def test_features_are_judged_by_their_own_columns():
+    def named(fields):
+        return {"features/gram_correlation": 1 - 4 / fields["width"], "features/gram_change": 4 / fields["width"]}
+
+    verdict = features.judge(results(features.EXPERIMENT, named, width=WIDTHS))
+    assert verdict.outcome == "supported" and "features' Gram matrix" in verdict.test
+
+
+def test_three_seeds_count_as_three_beside_a_second_learning_rate():
+    """This ended in a traceback: a seed at one width was there twice."""
+    verdict = drift.judge(results(drift.EXPERIMENT, still, width=WIDTHS, depth=1, learning_rate=[0.01, 0.1]))
+    assert verdict.outcome == "supported" and "6 seeds" not in verdict.reason
+    for rate in ("0.01", "0.1"):
+        assert f"mlp, depth 1, learning rate {rate}: supported, correlation increasing" in verdict.reason
+    assert verdict.reason.count("3 seeds") == 4  # two trends in each of two groups
+
+
+def test_one_network_that_moves_refutes():
+    def moving_when_deep(fields):
+        moving = {"ntk/correlation": 4 / fields["width"], "ntk/relative_change": 1.0}
+        return still(fields) if fields["depth"] == 1 else moving
+
+    verdict = drift.judge(results(drift.EXPERIMENT, moving_when_deep, width=WIDTHS, depth=[1, 3]))
+    assert verdict.outcome == "refuted"
+    assert "depth 1: supported" in verdict.reason and "depth 3: refuted" in verdict.reason
+
+
+@pytest.mark.parametrize("lost", [{"depth": 3}, {"depth": 3, "width": 256}])
+def test_runs_that_diverged_keep_from_support(lost):
+    """A network none of whose runs ended, or none at one width, has shown nothing, and is not left out."""
+
+    def ended(fields):
+        return {} if lost.items() <= fields.items() else still(fields)
+
+    verdict = drift.judge(results(drift.EXPERIMENT, ended, width=WIDTHS, depth=[1, 3]))
+    assert verdict.outcome == "undecided" and "depth 1: supported" in verdict.reason
+    assert "depth 3: undecided, correlation not measured" in verdict.reason
+
+
+def test_all_runs_diverged():
+    for experiment in (drift.EXPERIMENT, features.EXPERIMENT):
+        table = results(experiment, lambda fields: {"diverged_epoch": 1}, width=WIDTHS)
+        verdict = experiment.judge(table)
+        assert (verdict.outcome, verdict.reason) == ("undecided", "Every network diverged.")
+        assert experiment.figures(table) == {}
+
+
+def test_one_width_is_a_measurement_and_no_trend():
+    verdict = drift.judge(results(drift.EXPERIMENT, still, width=16, depth=[1, 3]))
+    assert verdict.outcome == "undecided" and verdict.reason.startswith("One width shows no trend: run several widths.")
+    assert "mlp, depth 3, width 16: correlation 0.75, relative change 0.25" in verdict.reason
+
+
+def test_widths_none_of_which_has_all_seeds_are_not_called_one_width():
+    def one_of_two(fields):
+        return still(fields) if fields["width"] == 16 * 4 ** fields["seed"] else {}
+
+    verdict = drift.judge(results(drift.EXPERIMENT, one_of_two, width=[16, 64], depth=1, seed=[0, 1]))
+    assert verdict.outcome == "undecided" and "No seed was measured at every width" in verdict.reason
+
+
+def test_a_default_width_that_is_given_too_counts_once():
+    """--width=none and the model's own width are one network: two seeds of it are no four."""
+    found = results(drift.EXPERIMENT, still_of_known_width, width=[None, 64, 256], depth=1, seed=[0, 1])
+    verdict = drift.judge(found)
+    assert "2 seeds" in verdict.reason and "4 seeds" not in verdict.reason
+    (group,) = found.groups()
+    assert list(group.by_width) == [64, 256] and all(len(rows) == 2 for rows in group.by_width.values())
+
+
+def still_of_known_width(fields):
+    return still({**fields, "width": fields["width"] or 64})

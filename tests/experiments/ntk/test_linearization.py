@@ -1,0 +1,104 @@
+"""experiments/ntk/linearization.py: distance in units of movement, closeness and accuracy judged group by group."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.ntk import linearization
+from experiments.ntk.linearization import compare
+from tests.experiments.ntk.tables import results
+
+WIDTHS = [16, 64, 256]
+
+
+def measures(power, gap, noise=0.01):
+    """Distance width^power, and test accuracies apart by gap."""
+    rng = np.random.default_rng(0)
+
+    def measured(fields):
+        accuracy = 0.7 + noise * rng.standard_normal()
+        return {
+            "initial/distance": (fields["width"] or 64) ** power * (1 + noise * rng.standard_normal()),
+            "test/accuracy": accuracy,
+            "initial/test/accuracy": accuracy - gap + noise * rng.standard_normal(),
+        }
+
+    return measured
+
+
+def test_distance_is_in_units_of_how_far_training_moved_the_predictions():
+    targets = np.eye(3)[[0, 1, 2, 0]]
+    network = np.array([[3.0, 1, 0], [0, 2, 0], [0, 1, 0], [1, 0, 0]])
+    regression = SimpleNamespace(predictions=network.copy(), condition_number=7.0, rank=4, relative_residual=1e-9)
+    regression.predictions[2] += [0, 0, 5.0]
+    found = compare("final", regression, network, 10.0, SimpleNamespace(y_test=targets))
+    assert found["final/distance"] == pytest.approx(0.5) and found["final/agreement"] == 0.75
+    assert found["final/test/accuracy"] == 1.0 and found["final/rank"] == 4
+    assert all(name in linearization.COLUMNS for name in found)
+
+
+@pytest.mark.parametrize(
+    ("power", "gap", "noise", "expected"),
+    [
+        (-0.5, 0.0, 0.01, "supported"),
+        (0.0, 0.2, 0.01, "refuted"),
+        (-0.5, 0.2, 0.01, "undecided"),  # closer, but measurably not the same
+        (0.0, 0.0, 0.05, "undecided"),
+    ],
+)
+def test_outcomes(power, gap, noise, expected):
+    table = results(linearization.EXPERIMENT, measures(power, gap, noise), width=WIDTHS)
+    assert linearization.judge(table).outcome == expected
+
+
+def test_three_seeds_count_as_three_beside_a_second_training_size():
+    """This ended in a traceback: a seed at one width was there twice."""
+    table = results(linearization.EXPERIMENT, measures(-0.5, 0.0), width=WIDTHS, train_size=[20, 50])
+    verdict = linearization.judge(table)
+    assert verdict.outcome == "supported"
+    assert verdict.reason.count("over 3 seeds") == 2 and "6 seeds" not in verdict.reason
+    assert "mlp, depth 2, n = 20: distance" in verdict.reason and "mlp, depth 2, n = 50: distance" in verdict.reason
+    labels = linearization.figures(with_all_columns(table))["linearization"].axes[0].get_legend_handles_labels()[1]
+    assert labels == ["mlp, depth 2, n = 20", "mlp, depth 2, n = 50"]
+
+
+def with_all_columns(table):
+    table.table["final/test/accuracy"] = 0.5
+    return table
+
+
+def test_the_largest_width_counts_once_where_it_is_the_default_too():
+    verdict = linearization.judge(results(linearization.EXPERIMENT, measures(-0.5, 0.2), width=[None, 16, 64]))
+    assert "over 3 seeds" in verdict.reason and "6 seeds" not in verdict.reason
+
+
+def test_one_width_shows_no_trend():
+    verdict = linearization.judge(results(linearization.EXPERIMENT, measures(-0.5, 0.0), width=16))
+    assert verdict.outcome == "undecided" and "a trend needs two widths or more" in verdict.reason
+
+
+def test_a_network_that_diverged_keeps_from_support():
+    def ended(fields):
+        return measures(-0.5, 0.0)(fields) if fields["depth"] == 1 else {}
+
+    verdict = linearization.judge(results(linearization.EXPERIMENT, ended, width=WIDTHS, depth=[1, 2]))
+    assert verdict.outcome == "undecided" and "over 0 seeds" in verdict.reason
+    nothing = results(linearization.EXPERIMENT, lambda fields: {}, width=WIDTHS)
+    assert linearization.judge(nothing).reason == "Every network diverged." and linearization.figures(nothing) == {}
+
+
+def test_a_stored_model_is_measured_and_not_judged():
+    table = results(linearization.EXPERIMENT, measures(-0.5, 0.0), width=64)
+    table.table["model"], table.table["width"] = "mine.keras", None
+    verdict = linearization.judge(table)
+    assert verdict.outcome == "undecided" and "A stored model has no width to vary" in verdict.reason
+    assert "mine.keras, depth 2: distance 0.1" in verdict.reason
+
+
+def test_columns_of_earlier_versions_are_read():
+    names = {
+        "trained/accuracy": "train/accuracy", "trained/test_loss": "test/loss", "trained/epochs": "train/epochs",
+        "initial/test_accuracy": "initial/test/accuracy", "final/test_loss": "final/test/loss",
+    }  # fmt: skip
+    former = {name: float(i) for i, name in enumerate(names)}
+    assert linearization.EXPERIMENT.modernize(former) == {names[name]: value for name, value in former.items()}

@@ -1,0 +1,115 @@
+"""experiments/rank/robustness.py: the judge on tables made by hand, and figures where there is little to draw."""
+import numpy as np
+import pytest
+
+from experiments.rank.robustness import EXPERIMENT
+from tests.experiments.rank import tables
+from tests.experiments.rank.tables import SPREAD
+
+
+def rows(edit, clean, robust_mean, rank, seeds=6, **fields):
+    sign = {"none": 1, "rank_min": -1, "rank_max": 2}[edit]
+    fields = {"model": "convnet", "train_epsilon": 0.0, **tables.edit_fields(edit), **fields}
+    return [
+        {"config_id": f"{fields}{i}", **fields, "seed": i, "test/accuracy": clean + sign * SPREAD[i],
+         "robust/mean": robust_mean + sign * SPREAD[i], "rank/relative": rank + sign * SPREAD[i] / 10}
+        for i in range(seeds)
+    ]  # fmt: skip
+
+
+def judged(table):
+    return tables.judged(EXPERIMENT, table)
+
+
+PLAIN = rows("none", 0.9, 0.5, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("edited", "outcome"),
+    [
+        (rows("rank_min", 0.8, 0.4, 0.7), "refuted"),
+        (rows("rank_min", 0.95, 0.6, 0.7), "supported"),
+        (rows("rank_max", 0.8, 0.4, 0.9), "supported"),
+        (rows("rank_max", 0.95, 0.6, 0.9), "refuted"),
+        (rows("rank_min", 0.9, 0.4, 0.7), "refuted"),  # one claim, the other open
+        (rows("rank_min", 0.95, 0.4, 0.7), "undecided"),  # one each way
+        (rows("rank_min", 0.9, 0.5, 0.7), "undecided"),
+        (rows("rank_min", 0.8, 0.4, 0.7) + rows("rank_max", 0.8, 0.4, 0.9), "undecided"),
+    ],
+)
+def test_refuted_where_low_rank_costs_and_supported_where_it_gains(edited, outcome):
+    assert judged(PLAIN + edited).outcome == outcome
+
+
+def test_an_edit_that_moved_no_rank_and_too_few_seeds_decide_nothing():
+    verdict = judged(PLAIN + rows("rank_min", 0.8, 0.4, 0.8))
+    assert verdict.outcome == "undecided" and "did not measurably move" in verdict.reason
+    assert judged(PLAIN[:2] + rows("rank_min", 0.8, 0.4, 0.7)[:2]).outcome == "undecided"
+    assert judged(PLAIN[:1] + rows("rank_min", 0.8, 0.4, 0.7)[:1]).outcome == "undecided"
+    for table in (PLAIN, rows("rank_min", 0.8, 0.4, 0.7)):
+        verdict = judged(table)
+        assert verdict.outcome == "undecided" and "are needed to compare" in verdict.reason
+
+
+def test_trainings_are_not_mixed():
+    table = PLAIN + rows("rank_min", 0.8, 0.4, 0.7)
+    table += rows("none", 0.7, 0.6, 0.8, train_epsilon=8.0) + rows("rank_min", 0.6, 0.7, 0.7, train_epsilon=8.0)
+    reason = judged(table).reason  # robustness falls in one and rises in the other
+    assert "convnet, natural, rank_min 1: clean" in reason and "convnet, adversarial 8, rank_min 1: clean" in reason
+    assert "for generalization: refuted" in reason and "for robustness: undecided" in reason
+    for training in ("natural", "adversarial 8"):
+        assert f"over 12 networks (convnet, {training})" in reason
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "label"),
+    [
+        ("learning_rate", (0.01, 0.1), "learning rate 0.1"),
+        ("finetune_epochs", (6, 12), "finetune epochs 12"),
+        ("train_size", (0, 500), "n = 500"),
+        ("dataset", ("digits", "cifar10"), "cifar10"),
+    ],
+)
+def test_a_second_value_of_another_field_makes_no_more_seeds(field, values, label):
+    first, second = values
+    table = []
+    for value, shift in ((first, 0.0), (second, 0.05)):
+        table += rows("none", 0.9 + shift, 0.5 + shift, 0.8 + shift, seeds=3, **{field: value})
+        table += rows("rank_min", 0.8 + shift, 0.4 + shift, 0.7 + shift, seeds=3, **{field: value})
+    verdict = judged(table)
+    assert verdict.outcome == "refuted" and f"convnet, {label}, rank_min 1: clean -10" in verdict.reason
+    assert "over 6 networks (convnet, " in verdict.reason and "over 12 networks" not in verdict.reason
+    assert "0.9875 level" in verdict.test  # two groups, two measures
+    two = [row for row in table if row["seed"] < 2]  # two seeds stay two, whatever is varied beside them
+    assert judged(two).outcome == "undecided"
+
+
+def test_two_schedules_of_one_edit_are_two_edits():
+    table = PLAIN + rows("rank_min", 0.8, 0.4, 0.7) + rows("rank_min", 0.7, 0.3, 0.6, edit_epochs=(1, 2))
+    reason = judged(table).reason
+    assert "rank_min 1, edit epochs 1: clean -10" in reason and "rank_min 1, edit epochs 1-2: clean -20" in reason
+
+
+def test_many_comparisons_are_counted_and_not_all_told():
+    table = [row for rate in range(1, 7) for edit, clean, rank in (("none", 0.9, 0.8), ("rank_min", 0.8, 0.7))
+             for row in rows(edit, clean, 0.5, rank, learning_rate=rate / 10)]  # fmt: skip
+    reason = judged(table).reason
+    assert "and 2 more comparisons in results.csv" in reason and "and 2 more rank correlations in results.csv" in reason
+
+
+def test_a_column_that_nobody_knows_changes_nothing():
+    table = PLAIN + rows("rank_min", 0.8, 0.4, 0.7)
+    assert judged([{**row, "robust/of_later_versions": 1.0, "other": "x"} for row in table]) == judged(table)
+
+
+def test_diverged_networks():
+    table = PLAIN + rows("rank_min", 0.8, 0.4, 0.7)
+    kept = ("config_id", "model", "train_epsilon", "seed", "edit", "rank_cut", "rank_cap", "edit_epochs")
+    diverged = [{name: row[name] for name in kept} | {"diverged_epoch": 1} for row in table]
+    verdict = judged(diverged)
+    assert verdict.outcome == "undecided" and verdict.reason == "Every network diverged."
+    assert EXPERIMENT.figures(tables.results(EXPERIMENT, diverged)) == {}
+    lost = [{**row, **{name: np.nan for name in ("test/accuracy", "robust/mean", "rank/relative")}} for row in table]
+    stronger = [{**row, "rank_cut": 3.0} for row in lost if row["edit"] == "rank_min"]  # of which no seed is left
+    verdict = judged(table + stronger)
+    assert "rank_min 3: clean not measured, robust not measured" in verdict.reason and verdict.outcome == "refuted"

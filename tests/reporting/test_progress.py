@@ -1,0 +1,38 @@
+"""reporting/progress.py: bars on a terminal, plain lines elsewhere."""
+import io
+
+from reporting.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    stream = io.StringIO()
+    progress = Progress(3, stream)
+    progress.skip()
+    progress.start("a")
+    progress.epoch("training", {"epoch": 1, "train/loss": 1.0}, 5)
+    progress.done("a", 2.0)
+    progress.done("b", 1.0)
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["[1/2] a: 2.0 s", "[2/2] b: 1.0 s"]
+    assert lines[1].endswith("about 0 s left")
+
+
+def test_bars_over_the_grid_and_over_epochs_on_a_terminal():
+    stream = Terminal()
+    progress = Progress(2, stream)
+    progress.start("first-config")
+    for epoch in (1, 2):
+        progress.epoch("training", {"epoch": epoch, "train/loss": 1 / epoch}, 2)
+    progress.epoch("again", {"epoch": 1, "train/loss": 0.125}, 4)
+    progress.say("a line between the bars")
+    progress.done("first-config", 1.0)
+    progress.close()
+    text = stream.getvalue()
+    for part in ("first-config", "1/2", "training", "again", "loss=0.125", "a line between the bars\n"):
+        assert part in text, part
