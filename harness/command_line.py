@@ -9,6 +9,7 @@ from typing import get_args, get_origin
 from absl import flags, logging
 
 from harness import grid, runner
+from harness.experiment import MARGINS
 
 FLAGS = flags.FLAGS
 RUN = "run"
@@ -66,6 +67,9 @@ def define(experiments, flag_values=FLAGS, former=()):
     ):
         flags.DEFINE_string(name, default, help_text, **where)
     flags.DEFINE_bool("overwrite", False, "compute finished configs again (default: false)", **where)
+    flags.DEFINE_integer("max_seeds", None, max_seeds_help(experiments), lower_bound=0, **where)
+    for name in MARGINS:
+        flags.DEFINE_float(name, None, margin_help(name, experiments), **where)
     fields = {}
     for experiment in experiments.values():
         for name, leaf in grid.leaves(experiment.config).items():
@@ -80,6 +84,23 @@ def define(experiments, flag_values=FLAGS, former=()):
             if earlier not in flag_values:
                 flags.DEFINE_alias(earlier, name, flag_values, ALIASES)
                 flag_values[earlier].now = name
+
+
+def max_seeds_help(experiments):
+    """Help of --max_seeds, with every experiment's own."""
+    found = {}
+    for title, experiment in experiments.items():
+        found.setdefault(experiment.max_seeds or 0, []).append(title)
+    own = "; ".join(f"{number} for {', '.join(names)}" for number, names in found.items())
+    return f"add seeds until the verdict is decided, up to so many; 0: not at all (default: 0; without --seed {own})"
+
+
+def margin_help(name, experiments):
+    """Help of --margin and --margin_factor: of what they are the smallest effect that matters, by experiment."""
+    what = {"margin": "difference", "margin_factor": "factor"}[name]
+    own = [f"{title}: {default:g}, {of}" for title, experiment in experiments.items()
+           for key, (default, of) in experiment.margins.items() if key == name]  # fmt: skip
+    return f"the smallest {what} that matters (default: {'; '.join(own) or 'no experiment of this script has one'})"
 
 
 def group(name, owner, experiments):
@@ -123,7 +144,8 @@ def usage(flag):
     """`--width=N`, `--[no]skip`, ..: how a flag is written."""
     if flag.boolean:
         return f"--[no]{flag.name}"
-    kind, letters = getattr(flag.parser, "kind", str), {int: "N", float: "X"}
+    plain = {"int": int, "float": float}.get(flag.flag_type(), str)
+    kind, letters = getattr(flag.parser, "kind", plain), {int: "N", float: "X"}
     letter = next((letters[part] for part in get_args(kind) or (kind,) if part in letters), "NAME")
     return f"--{flag.name}={letter}-{letter}-.." if get_origin(kind) is tuple else f"--{flag.name}={letter}"
 
@@ -175,7 +197,7 @@ def call(run, experiments, flag_values=FLAGS):
     gc.freeze()  # what the libraries brought with them stays: looking through it after every config took 0.2 s each
     given = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
     values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
-    where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite")}
+    where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite", "max_seeds", *MARGINS)}
     try:
         run(flag_values.experiment, **where, **values)
     except (runner.InvalidInput, runner.ReportError) as error:

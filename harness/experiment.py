@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harness import grid as grids
+from judging.results import Results
 from judging.verdict import Claim
 
+MARGINS = ("margin", "margin_factor")  # flags: the smallest difference, and the smallest factor, that matter
 ALWAYS = {"config_id", "seconds"}  # columns that the runner adds
 DIVERGED = "diverged_epoch"  # any measure may return it: the epoch at which training diverged, or None
 
@@ -44,6 +46,8 @@ class Experiment:
     applies: (config) -> bool, leaves configs out of a grid; `needs` says in one line what applies asks for.
     label: (config) -> str, names a config beside its network, data and seed.
     former_columns: {name in results of earlier versions: name}; old run folders are read through it.
+    margins: {`margin` or `margin_factor`: (default, of what)}: the smallest effects that matter to its judge.
+    max_seeds: how far a run without --seed widens the grid's seeds until its verdict is decided; None: not at all.
     """
 
     claim: Claim
@@ -61,6 +65,8 @@ class Experiment:
     needs: str = ""
     label: Callable = lambda config: ""
     former_columns: Mapping = field(default_factory=dict)
+    margins: Mapping = field(default_factory=dict)
+    max_seeds: int | None = None
 
     def __post_init__(self):
         for problem in self._problems():
@@ -107,6 +113,14 @@ class Experiment:
             function = getattr(self, part)
             if function is not None and not _takes(function, arguments):
                 yield f"{part} must be a function of {arguments} arguments, got {function!r}"
+        for name, margin in self.margins.items():
+            if name not in MARGINS or len(margin) != 2 or not margin[0] > (1 if name == "margin_factor" else 0):
+                yield (
+                    f"margins has {name!r}: {margin!r}; allowed are {' and '.join(MARGINS)}, each with (default, of "
+                    "what), a difference above 0 and a factor above 1"
+                )
+        if self.max_seeds is not None and self.max_seeds < len(self.grid.get("seed", [0])):
+            yield f"max_seeds {self.max_seeds} is below the number of seeds of the grid"
         if bool(self.applies) != bool(self.needs):
             yield "applies and needs belong together: a condition, and the line that says what it asks for"
         for former, name in self.former_columns.items():
@@ -119,9 +133,19 @@ class Experiment:
         return tuple(grids.leaves(self.config))
 
     @property
+    def default_margins(self):
+        """{name: the smallest effect that matters} as the experiment sets them."""
+        return {name: default for name, (default, _) in self.margins.items()}
+
+    @property
     def headings(self):
         """{column: meaning} of the printed table."""
         return {name: self.columns[name] for name in self.table}
+
+    def results(self, table, arrays=None, histories=None, **judged):
+        """judging.results.Results of a table of this experiment; judged: its look, and margins other than its own."""
+        margins = {**self.default_margins, **judged.pop("margins", {})}
+        return Results(table, arrays or {}, histories or {}, self.fields, self.apart, margins=margins, **judged)
 
     def knows_stage(self, name):
         """Is it one of the declared stages?"""

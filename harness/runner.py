@@ -1,7 +1,9 @@
 """Drives any experiment: grid -> checks -> measure what is not yet known -> results.csv -> judge -> figures -> report.
 """
+import contextlib
 import hashlib
 import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +14,7 @@ import pandas as pd
 
 import models
 from harness import grid as grids
+from harness import trial
 from harness.memo import Memo, model_content
 from judging.results import Results
 from reporting import figures as plots
@@ -52,47 +55,91 @@ def config_id(experiment, config):
     return f"{name}-seed={config.seed}-{hashlib.sha256(canonical.encode()).hexdigest()[:10]}"
 
 
-def run(script, experiment, options=None, *, name, out_dir="results", data_dir=None, overwrite=False, quiet=False):
+def run(
+    script, experiment, options=None, *, name, out_dir="results", data_dir=None, overwrite=False, quiet=False,
+    max_seeds=None, margins=None,
+):  # fmt: skip
     """Run an Experiment on the grid that `options` span, and write its report.
 
     script: name of the entry script, e.g. "run_ntk".  name: the experiment's name in it.  options: {field: value, or
-    list of values}.  Finished configs are not computed again unless `overwrite`.
+    list of values}.  Finished configs are not computed again unless `overwrite`.  max_seeds: seeds are added until the
+    verdict is decided or there are so many; the experiment's own number when None and no seeds are given, 0 for the
+    seeds of the grid alone.  margins: {name: smallest effect that matters} in place of the experiment's own.
     Raises InvalidInput, before any training and with no folder made, where something asked for is not possible, and
     where a config finds the checkpoint of another one in its place; ReportError where judge or figures fail, after
     results.csv has been written.
     """
-    folder = Path(out_dir) / script.removeprefix("run_") / name
-    memo = Memo()
-    try:
-        configs, grid = grids.expand(experiment, options or {})
-        check_writable(folder)
-        data_of = lru_cache(maxsize=2)(lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir))
-        ids = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in configs]
-    except ValueError as error:
-        raise InvalidInput(str(error)) from error
-    started = time.monotonic()
-    progress = None if quiet else Progress(len(configs))
-    try:
-        results = collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress)
-    except ForeignCheckpoint as error:
-        raise InvalidInput(str(error)) from error
-    finally:
-        if progress:
-            progress.close()
-    flags = {
-        "experiment": [name],
-        "out_dir": [str(out_dir)],
-        **({"data_dir": [str(data_dir)]} if data_dir else {}),
-        **grid,
-    }
-    flags = [f"--{flag}={','.join(map(grids.text, values))}" for flag, values in flags.items()]
-    rows = write_results(folder, results, flags, experiment.modernize)
-    verdict, drawn = conclude(experiment, results, folder)
+    folder, options, memo = Path(out_dir) / script.removeprefix("run_") / name, options or {}, Memo()
+    say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    data_of = lru_cache(maxsize=2)(lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir))
+    with refusals():
+        grid = grids.axes(experiment, options)
+        limit = trial.parse_max_seeds(max_seeds, experiment, options)
+        plan = trial.plan_seeds(grid["seed"], limit)
+        margins = trial.check_margins(experiment, margins or {})
+    started, results, looks = time.monotonic(), None, None
+    for number, seeds in enumerate(plan):
+        with refusals():
+            configs, grid = grids.expand(experiment, {**options, "seed": seeds})
+            check_writable(folder)
+            new = configs if results is None else [config for config in configs if config.seed not in plan[number - 1]]
+            ids = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
+            looks = looks or trial.Looks(folder, grid, plan, margins)
+        found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, quiet)
+        results = found if results is None else join(results, found)
+        look = looks.take(number)
+        results = replace(results, look=look, margins=margins)
+        flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins)
+        rows = write_results(folder, results, flags, experiment.modernize)
+        verdict = conclude(experiment, results, folder)
+        if verdict.outcome != "undecided" or number + 1 == len(plan):
+            break
+        say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
+    drawn = draw(experiment, results, verdict, folder)
     write_report(
         folder, experiment, results, verdict, drawn, rows, script=script, name=name, flags=flags,
         seconds=time.monotonic() - started, quiet=quiet,
     )  # fmt: skip
     return Report(verdict, results, folder)
+
+
+@contextlib.contextmanager
+def refusals():
+    """What cannot be run ends as InvalidInput, in one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidInput(str(error)) from error
+
+
+def measure_all(experiment, configs, ids, data_of, folder, overwrite, memo, quiet):
+    """`collect` with progress; InvalidInput where a config finds the checkpoint of another one in its place."""
+    progress = None if quiet else Progress(len(configs))
+    try:
+        return collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress)
+    except ForeignCheckpoint as error:
+        raise InvalidInput(str(error)) from error
+    finally:
+        if progress:
+            progress.close()
+
+
+def join(before, more):
+    """The Results of two looks, the configs of one network together as in one grid: its seeds follow each other."""
+    table = pd.concat([before.table, more.table], ignore_index=True)
+    joined = replace(
+        before, table=table, arrays={**before.arrays, **more.arrays}, histories={**before.histories, **more.histories}
+    )
+    order = [i for group in joined.groups(apart=()) for i in group.rows.index]
+    return replace(joined, table=table.loc[order].reset_index(drop=True))
+
+
+def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins):
+    """The lines of flags.cfg, an absl flag file that repeats the run."""
+    flags = {"experiment": [name], "out_dir": [str(out_dir)], **({"data_dir": [str(data_dir)]} if data_dir else {})}
+    flags |= {**grid, "max_seeds": [max_seeds or 0]}
+    flags |= {key: [value] for key, value in margins.items() if value != experiment.default_margins[key]}
+    return [f"--{flag}={','.join(map(grids.text, values))}" for flag, values in flags.items()]
 
 
 def prepare(experiment, config, data_of, folder, overwrite, memo):
@@ -181,7 +228,7 @@ def compute(experiment, config, data, run):
 
 
 def conclude(experiment, results, folder):
-    """(Verdict, figures) of the results; ReportError where the experiment's own code fails at it."""
+    """The Verdict on the results; ReportError where the experiment's own code fails at it."""
     said = f"all results are in {folder / 'results.csv'}"
     try:
         verdict = experiment.judge(results)
@@ -190,19 +237,25 @@ def conclude(experiment, results, folder):
     diverged = int(results.table["diverged_epoch"].notna().sum()) if "diverged_epoch" in results.table else 0
     if diverged:
         verdict = replace(verdict, reason=f"{verdict.reason} {diverged} of {len(results.table)} configs diverged.")
+    return verdict
+
+
+def draw(experiment, results, verdict, folder):
+    """{name: figure} of the results; ReportError where the experiment's own code fails at it."""
     try:
         with plots.style():
-            return verdict, experiment.figures(results)
+            return experiment.figures(results)
     except Exception as error:
         raise ReportError(
             f"no figures could be drawn ({type(error).__name__}: {error}); the verdict is {verdict.outcome}: "
-            f"{verdict.reason} {said[0].upper()}{said[1:]}"
+            f"{verdict.reason} All results are in {folder / 'results.csv'}"
         ) from error
 
 
 def run_named(
-    script, experiments, name, *, former=(), out_dir="results", data_dir=None, overwrite=False, quiet=False, **options
-):
+    script, experiments, name, *, former=(), out_dir="results", data_dir=None, overwrite=False, quiet=False,
+    max_seeds=None, margin=None, margin_factor=None, **options,
+):  # fmt: skip
     """`run` for the experiment called `name` of a script; options are config fields, a list being an axis of the grid.
 
     former: {earlier name of an experiment: its name}. An earlier name still works, and results that lie in a folder of
@@ -220,5 +273,8 @@ def run_named(
                 print(f"{place / earlier} is now {place / name}: the experiment has a new name.")
     renamed = grids.former_names(experiments[name].config)
     options = {renamed.get(option, option): value for option, value in options.items()}
-    where = {"out_dir": out_dir, "data_dir": data_dir, "overwrite": overwrite, "quiet": quiet}
-    return run(script, experiments[name], options, name=name, **where)
+    margins = {key: value for key, value in (("margin", margin), ("margin_factor", margin_factor)) if value is not None}
+    return run(
+        script, experiments[name], options, name=name, out_dir=out_dir, data_dir=data_dir, overwrite=overwrite,
+        quiet=quiet, max_seeds=max_seeds, margins=margins,
+    )  # fmt: skip

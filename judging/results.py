@@ -5,12 +5,13 @@ replicate. Runs that differ in anything else are never pooled: every combination
 own, with a label that says what it is. Within a group each setting of the compared fields holds a seed once.
 """
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.statistics import paired_difference
+from judging.looks import ERROR, Look
 from judging.wording import field_label, field_text, is_missing, short_name
 from models import NetworkConfig, default_width
 
@@ -60,7 +61,8 @@ class Results:
 
     table: one row per config (config_id, config fields, measures, seconds).  arrays: {config_id: {name: array}}.
     histories: {config_id: DataFrame, one row per stage and epoch}.  fields: the names of all config fields.
-    apart: those that the experiment compares.
+    apart: those that the experiment compares.  look: which look at the trial this is, with its share of the error
+    budget (judging/looks.py).  margins: {name: the smallest effect that matters}.
     """
 
     table: pd.DataFrame
@@ -68,6 +70,13 @@ class Results:
     histories: dict
     fields: tuple
     apart: tuple = ()
+    look: Look = Look()
+    margins: dict = field(default_factory=dict)
+
+    @property
+    def confidence(self):
+        """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it."""
+        return 1 - ERROR * self.look.share
 
     def groups(self, apart=None):
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
@@ -76,7 +85,7 @@ class Results:
         """
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
-        texts = [self.table[name].map(field_text) for name in fields]
+        texts = [_texts(self.table[name]) for name in fields]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
@@ -99,6 +108,12 @@ class Results:
 
     def __len__(self):
         return len(self.table)
+
+
+def _texts(column):
+    """Every value of a column as text; most fields of a grid have few values, so each is put into words once."""
+    known = {}
+    return [known[value] if value in known else known.setdefault(value, field_text(value)) for value in column.tolist()]
 
 
 def _labels(groups, fields, varying):

@@ -16,20 +16,26 @@ class Claim:
 class Verdict:
     """What the measurements of one run say of its claim.
 
-    outcome: supported, refuted or undecided.  reason: one sentence with the numbers it rests on.
-    test: the statistical test, or the proof, that decides.
+    outcome: supported, refuted or undecided.  reason: the numbers it rests on.  test: the rule, or the proof, that
+    decides.  family: what the error budget was shared out over.  groups: ((label, outcome), ..) of the single groups.
+    seeds_needed: how many seeds would decide an undecided one, None where none would or where that is not known.
+    advice: the same in words.
     """
 
     outcome: str
     reason: str
     test: str
+    family: str = ""
+    groups: tuple = ()
+    seeds_needed: int | None = None
+    advice: str = ""
 
     def __post_init__(self):
         if self.outcome not in OUTCOMES:
             raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, got {self.outcome!r}")
 
     def __str__(self):
-        return f"{self.outcome.upper()}: {self.reason}"
+        return f"{self.outcome.upper()}: {self.reason}{self.advice and ' '}{self.advice}"
 
 
 def combine_outcomes(outcomes):

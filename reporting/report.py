@@ -25,6 +25,7 @@ class Facts:
 
     summary: means over seeds.  seeds: every config's own measures.  diverged, unconverged: tables, empty where all is
     well.  figures: {name: (what it shows, PNG bytes)}.  flags: lines of flags.cfg.
+    decide: the command that adds the seeds which would decide the verdict; "" where it is decided, or none would.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Facts:
     unconverged: pd.DataFrame
     figures: dict
     repeat: str
+    decide: str
     tensorboard: str
     flags: list
     versions: str
@@ -67,6 +69,8 @@ def write_report(folder, experiment, results, verdict, drawn, rows, *, script, n
     with plots.style():
         write_overview(folder, rows, results.fields, experiment.headings, drawn)
         shown = {name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()}
+    repeat = f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}"
+    needed = verdict.seeds_needed if verdict.outcome == "undecided" else None
     facts = Facts(
         title=f"{script}: {name}",
         claim=experiment.claim,
@@ -77,7 +81,8 @@ def write_report(folder, experiment, results, verdict, drawn, rows, *, script, n
         diverged=diverged(table),
         unconverged=unconverged(table),
         figures=shown,
-        repeat=f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}",
+        repeat=repeat,
+        decide=f"{repeat} --max_seeds={needed}" if needed and needed > table["seed"].nunique() else "",
         tensorboard=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
         flags=flags,
         versions=versions_used(folder, table["config_id"]),
@@ -99,6 +104,8 @@ def markdown(facts):
         f"**Claim.** {facts.claim.sentence} ({facts.claim.source})",
         f"**Verdict.** {facts.verdict}",
         f"**Test.** {facts.verdict.test}",
+        *([f"**Error budget.** {facts.verdict.family}"] if facts.verdict.family else []),
+        *([f"**To decide it:** `{facts.decide}`"] if facts.decide else []),
         "## Means with 95 % t-intervals over seeds",
         tables.markdown(facts.summary),
         *(["## Diverged", tables.markdown(facts.diverged)] if len(facts.diverged) else []),
@@ -120,7 +127,11 @@ def print_report(folder, facts):
     for found, what in ((facts.diverged, "diverged"), (facts.unconverged, "have measures that did not converge")):
         if len(found):
             print(f"\n{len(found)} configs {what}: see report.md")
-    print(f"\nVerdict  {facts.verdict}\nTest     {facts.verdict.test}\n")
+    print(f"\nVerdict  {facts.verdict}\nTest     {facts.verdict.test}")
+    for heading, text in (("Errors", facts.verdict.family), ("Decide", facts.decide)):
+        if text:
+            print(f"{heading:8} {text}")
+    print()
     print(f"Report   {folder / 'report.html'}, {folder / 'report.md'}")
     print(f"Figures  {', '.join(str(Path(folder) / 'figures' / f'{name}.png') for name in facts.figures)}")
     print(f"Board    {facts.tensorboard}")

@@ -71,9 +71,9 @@ def page(facts):
 <blockquote>{escape(facts.claim.sentence)} <cite>{escape(facts.claim.source)}</cite></blockquote>
 <section class="verdict {outcome}" aria-labelledby="verdict">
 <h2 id="verdict">Verdict: {outcome}</h2>
-<p>{escape(facts.verdict.reason)}</p>
+<p>{escape(f"{facts.verdict.reason} {facts.verdict.advice}".strip())}</p>
 <p class="test"><strong>Test.</strong> {escape(facts.verdict.test)}</p>
-</section>
+{budget(facts)}</section>
 <h2>Means over seeds</h2>
 {table(facts.summary, "Means with 95 % t-intervals over seeds", len(facts.keys))}
 {troubles(facts)}
@@ -100,6 +100,16 @@ def page(facts):
 </body>
 </html>
 """
+
+
+def budget(facts):
+    """What the error budget was shared out over, and the command that would decide; what there is of the two."""
+    parts = []
+    if facts.verdict.family:
+        parts.append(f'<p class="test"><strong>Error budget.</strong> {escape(facts.verdict.family)}</p>')
+    if facts.decide:
+        parts.append(f'<p class="test"><strong>To decide it.</strong></p>\n<pre>{escape(facts.decide)}</pre>')
+    return "\n".join(parts)
 
 
 def troubles(facts):

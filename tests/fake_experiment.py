@@ -27,7 +27,7 @@ class Config:
 class Fake:
     """Counts what it is asked to measure; `measured` adds to the measures, and may train."""
 
-    def __init__(self, measured=None, *, check=None, **grid):
+    def __init__(self, measured=None, *, check=None, max_seeds=None, margins=None, **grid):
         self.calls, self.measured, self.results = [], measured or (lambda config, data, run: {}), None
         self.experiment = Experiment(
             claim=Claim("Every factor is one.", source="nobody"),
@@ -42,6 +42,8 @@ class Fake:
             figures=self.figures,
             check=check,
             former_columns={"last/loss": "final/loss"},
+            max_seeds=max_seeds,
+            margins=margins or {},
         )
 
     def measure(self, config, data, run):

@@ -14,9 +14,10 @@ from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters
 from analysis.sharpness import sharpness
-from analysis.statistics import PairedDifference, paired_difference, t_interval
+from analysis.statistics import paired_difference, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.decision import Finding, Statement, above, below, decide
+from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_points
 from models import NetworkConfig
 from reporting import figures as plots
@@ -179,52 +180,36 @@ def measure_line(model, data, loss, ends):
     return {"line/positions": LINE, **losses}
 
 
-@dataclass(frozen=True)
-class BatchComparison:
-    """Large against small batch in one group, over paired seeds."""
-
-    label: str
-    sharper: PairedDifference       # of log10 sharpness, large - small
-    worse: PairedDifference         # of test accuracy, small - large
-
-    @property
-    def outcome(self):
-        directions = (self.sharper.direction, self.worse.direction)
-        if directions == ("greater", "greater"):
-            return "supported"
-        return "refuted" if "less" in directions else "undecided"
-
-    def __str__(self):
-        return (
-            f"{self.label}: sharpness of the large batch {format_factor(self.sharper)} times that of the small one, "
-            f"test accuracy of the small batch minus that of the large one {format_points(self.worse)} "
-            f"({self.sharper.n} paired seeds)"
-        )
-
-
-def compare_batches(group) -> BatchComparison:
-    """Sharpness and test accuracy of a Group's large batches against its small ones."""
-    logarithms = {batch: np.log10(group.rows[f"{batch}/sharpness"].clip(lower=1e-300)) for batch in BATCHES}
-    return BatchComparison(
-        group.label,
-        paired_difference(logarithms["large"], logarithms["small"]),
-        paired_difference(group.rows["small/test/accuracy"], group.rows["large/test/accuracy"]),
-    )
-
-
 def judge(results):
-    """Every group of runs alike but for their seed: is the large batch sharper, and is it worse?"""
+    """Every group of runs alike but for their seed: is the large batch sharper, and is it worse, and by how much?"""
+    margin, factor = results.margins["margin"], results.margins["margin_factor"]
     test = (
-        "Paired t-intervals (95 %) over seeds, per setting (runs alike in all but the seed): log10 sharpness (full "
+        "One-sided paired t-tests over seeds, per setting (runs alike in all but the seed): log10 sharpness (full "
         "space) of the large batch minus that of the small one, and test accuracy of the small batch minus that of the "
-        "large one. Supported where both lie above 0, refuted where either lies below, undecided otherwise; over "
-        "several settings, one refutation refutes."
+        f"large one. Supported where both lie above 0; refuted where the sharpness rises by less than a factor of "
+        f"{factor:g}, or the accuracy falls by less than {100 * margin:g} points."
     )
-    results = results.measured("small/sharpness")
-    if not len(results):
+    groups = results.measured("small/sharpness").groups()
+    if not groups:
         return Verdict("undecided", "Every network diverged.", test)
-    found = [compare_batches(group) for group in results.groups()]
-    return Verdict(combine_outcomes(c.outcome for c in found), "; ".join(map(str, found)) + ".", test)
+    return decide(results, [compare_batches(group, margin, factor, results.confidence) for group in groups], test)
+
+
+def compare_batches(group, margin, factor, confidence) -> Finding:
+    """Sharpness and test accuracy of a Group's large batches against its small ones, paired by seed."""
+    logarithms = {batch: np.log10(group.rows[f"{batch}/sharpness"].clip(lower=1e-300)) for batch in BATCHES}
+    sharper = paired_difference(logarithms["large"], logarithms["small"], confidence)
+    worse = paired_difference(group.rows["small/test/accuracy"], group.rows["large/test/accuracy"], confidence)
+    return Finding(
+        group.label,
+        f"sharpness of the large batch {format_factor(sharper)} times that of the small one, test accuracy of the "
+        f"small batch minus that of the large one {format_points(worse)} ({sharper.n} paired seeds)",
+        supports=(Statement("sharper and worse", (above(sharper), above(worse))),),
+        refutes=(
+            Statement("not sharper by the margin", (below(sharper, np.log10(factor)),)),
+            Statement("not worse by the margin", (below(worse, margin),)),
+        ),
+    )
 
 
 def figures(results):
@@ -294,4 +279,9 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     former_columns={**former_evaluation_columns("small", "small"), **former_evaluation_columns("large", "large")},
+    margins={
+        "margin": (0.01, "test accuracy lost by large batches"),
+        "margin_factor": (1.1, "sharpness of large batches over that of small ones"),
+    },
+    max_seeds=12,
 )

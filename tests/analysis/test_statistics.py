@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import monotone_trend, paired_difference, rank_correlation, t_interval
+from analysis.statistics import monotone_trend, one_sided_p, paired_difference, rank_correlation, t_interval
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,19 @@ def test_paired_difference_matches_scipy():
     a, b = rng.normal(0.5, 1, 8), rng.normal(0, 1, 8)
     got = paired_difference(a, b)
     assert got.p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-10)
-    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
-    flipped = np.abs(signs @ (a - b)) >= abs((a - b).sum()) - 1e-12
-    assert got.p_permutation == pytest.approx(flipped.mean(), abs=2 / 2**8)
+    assert got.std == pytest.approx((a - b).std(ddof=1))
+
+
+def test_one_sided_p_matches_scipy_and_the_sign_flip_test_of_ties():
+    values = np.random.default_rng(0).normal(0.5, 1, 7)
+    for bound in (0.0, 0.8):
+        want = stats.ttest_1samp(values, bound, alternative="greater").pvalue
+        assert one_sided_p(t_interval(values), bound) == pytest.approx(want, rel=1e-10)
+        assert one_sided_p(t_interval(values), bound, above=False) == pytest.approx(1 - want, rel=1e-10)
+    assert one_sided_p(t_interval([0.1] * 5)) == 2**-5
+    assert one_sided_p(t_interval([0.1] * 5), 0.1) == 1.0
+    assert one_sided_p(t_interval([0.1 + 1e-16, 0.1, 0.1])) == 2**-3  # rounding is no spread
+    assert np.isnan(one_sided_p(t_interval([1.0])))
 
 
 def test_paired_direction():

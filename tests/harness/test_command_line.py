@@ -44,7 +44,8 @@ def test_help_has_every_flag_once_in_its_group(script):
     assert titles[:3] == ["network", "data", "training"] and titles[-1] == "run"
     shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     expected = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
-    assert sorted(shown) == sorted(expected | {"experiment", "out_dir", "data_dir", "overwrite", "flagfile"})
+    expected |= {"experiment", "out_dir", "data_dir", "overwrite", "max_seeds", "margin", "margin_factor", "flagfile"}
+    assert sorted(shown) == sorted(expected)
     entries = re.split(r"\n  (?=--)|\n\n", text)
     for entry in entries:
         if entry.startswith("--") and not entry.startswith("--flagfile"):
@@ -55,7 +56,7 @@ def test_help_has_every_flag_once_in_its_group(script):
 def test_help_names_units_kinds_and_owners():
     text = command_line.help_text("", defined("run_ntk"), width=100)
     kinds = ("--width=N ", "--learning_rate=X ", "--[no]skip ", "--model=NAME ", "--decay_epochs=N-N-..")
-    for part in (*kinds, "experiment evolution:"):
+    for part in (*kinds, "--max_seeds=N ", "--margin=X ", "experiment evolution:"):
         assert part in text, part
     assert re.search(r"experiment drift, evolution[\w, ]*:\n  --ntk_sample=N", text.replace("\n       ", " "))
 
