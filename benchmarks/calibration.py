@@ -6,6 +6,7 @@ For each edge of each rule (benchmarks/scenarios): the share of wrong decided ve
 over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. Rows that the file has already
 are not computed again. docs/verdicts.md has the table.
 """
+import importlib
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +21,10 @@ from absl import app, flags
 from tqdm import tqdm
 
 from benchmarks.scenarios import DISTRIBUTIONS, base_table, judge, judge_sequentially
-from benchmarks.scenarios import local_minima as minima_scenarios
 from judging.looks import plan_sizes
 from judging.power import POWER
 
+SUBJECTS = ("local_minima", "norm", "ntk", "rank")  # a script each: run_<subject>.py, benchmarks/scenarios/<subject>.py
 GROUPS = (1, 2, 6, 12)
 EFFECTS = (1, 2, 3)  # standard deviations
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 24)  # at which 80 % power is looked for
@@ -31,12 +32,11 @@ SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 24)  # at which 80 % power is looked for
 
 def scenarios():
     """{(experiment, index): (Experiment, Scenario)} of all four scripts, in their order."""
-    import run_local_minima
-
     found = {}
-    for script, made in ((run_local_minima, minima_scenarios.SCENARIOS),):
-        for i, scenario in enumerate(made):
-            found[scenario.experiment, i] = script.EXPERIMENTS[scenario.experiment], scenario
+    for subject in SUBJECTS:
+        experiments = importlib.import_module(f"run_{subject}").EXPERIMENTS
+        for i, scenario in enumerate(importlib.import_module(f"benchmarks.scenarios.{subject}").SCENARIOS):
+            found[scenario.experiment, i] = experiments[scenario.experiment], scenario
     return found
 
 

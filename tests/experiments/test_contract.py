@@ -4,6 +4,7 @@ Judges see tables with made-up measures: every run diverged, one seed, one value
 training size and data set beside the experiment's own axes, columns that nobody knows. Real runs, small, are slow
 tests.
 """
+import dataclasses
 import importlib
 import inspect
 import itertools
@@ -15,7 +16,6 @@ import pandas as pd
 import pytest
 
 from harness import grid, runner
-from judging.results import Results
 from judging.verdict import Verdict
 
 ROOT = Path(grid.__file__).parents[1]
@@ -49,7 +49,7 @@ def made_up(experiment, given, *, diverged=False, draw=None):
         measures = {"diverged_epoch": 1} if diverged else {name: float(rng.uniform(0.1, 0.9)) for name in names}
         identity = runner.config_id(experiment, config)
         rows.append({"config_id": identity, **grid.flat(config), **measures, "seconds": 1.0})
-    return Results(pd.DataFrame(rows), {}, {}, experiment.fields, experiment.apart)
+    return experiment.results(pd.DataFrame(rows))
 
 
 def counted(reason):
@@ -65,7 +65,7 @@ def judged(experiment, results):
     pd.testing.assert_frame_equal(results.table, before)
     assert experiment.judge(results) == verdict
     order = np.random.default_rng(1).permutation(len(results.table))
-    shuffled = Results(results.table.iloc[order].reset_index(drop=True), {}, {}, results.fields, results.apart)
+    shuffled = dataclasses.replace(results, table=results.table.iloc[order].reset_index(drop=True))
     assert experiment.judge(shuffled).outcome == verdict.outcome
     return verdict
 
@@ -155,7 +155,7 @@ def test_columns_that_nobody_knows_change_nothing(name):
     results = made_up(experiment, {})
     verdict = judged(experiment, results)
     more = results.table.assign(**{"of/tomorrow": 1.0, "note": "text", "when": pd.Timestamp("2026-01-01")})
-    assert judged(experiment, Results(more, {}, {}, results.fields, results.apart)) == verdict
+    assert judged(experiment, dataclasses.replace(results, table=more)) == verdict
 
 
 @pytest.mark.slow

@@ -1,0 +1,2 @@
+"""Scenarios of the experiments of run_ntk.py; see benchmarks/scenarios/__init__.py."""
+SCENARIOS = []
