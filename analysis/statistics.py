@@ -6,7 +6,7 @@ direction is "undecided" when the interval holds both answers; one seed or one l
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def t_interval(values, level=0.95) -> Interval:
     if n == 1:
         return Interval(mean, np.nan, np.nan, np.nan, 1, dropped)
     std = 0.0 if np.ptp(finite) == 0 else float(finite.std(ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * std / np.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * std / np.sqrt(n)
     return Interval(mean, mean - half, mean + half, std, n, dropped)
 
 
@@ -86,7 +86,7 @@ def one_sided_p(estimate, bound=0.0, *, above=True) -> float:
     distance = (estimate.mean - bound) * (1 if above else -1)
     if not estimate.std > 1e-12 * max(abs(estimate.mean), abs(bound)):
         return 2.0**-estimate.n if distance > 0 else 1.0
-    return float(stats.t.sf(distance / (estimate.std / np.sqrt(estimate.n)), estimate.n - 1))
+    return float(special.stdtr(estimate.n - 1, -distance / (estimate.std / np.sqrt(estimate.n))))
 
 
 def _pairs(a, b):
@@ -105,7 +105,7 @@ def paired_difference(a, b, level=0.95) -> PairedDifference:
     n, p_value, direction = len(difference), np.nan, "undecided"
     if n >= 2:
         if interval.std > 0:
-            p_value = float(2 * stats.t.sf(abs(interval.mean) / (interval.std / np.sqrt(n)), n - 1))
+            p_value = float(2 * special.stdtr(n - 1, -abs(interval.mean) / (interval.std / np.sqrt(n))))
         else:
             p_value = 1.0 if interval.mean == 0 else 0.0
         direction = "greater" if interval.low > 0 else "less" if interval.high < 0 else "undecided"

@@ -6,6 +6,7 @@ For each edge of each rule (benchmarks/scenarios): the share of wrong decided ve
 over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. Rows that the file has already
 are not computed again. docs/verdicts.md has the table.
 """
+import bisect
 import importlib
 import os
 import sys
@@ -21,6 +22,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from benchmarks.scenarios import DISTRIBUTIONS, base_table, judge, judge_sequentially
+from judging.decision import MIN_SEEDS
 from judging.looks import plan_sizes
 from judging.power import POWER
 
@@ -73,39 +75,40 @@ def cells(experiment):
     rows += [("wrong", groups, "normal", 0.0, seeds) for groups in GROUPS[1:]]
     rows += [("wrong", max(GROUPS), "correlated", 0.0, seeds)]
     rows += [("power", 1, "normal", float(effect), seeds) for effect in EFFECTS]
-    rows += [("seeds for 80 %", 1, "normal", 2.0, seeds)]
+    rows += [("seeds for 80 %", 1, "normal", 2.0, SEEDS[-1])]
     if experiment.max_seeds and experiment.max_seeds > seeds:
         rows += [("wrong over looks", 1, "normal", 0.0, experiment.max_seeds)]
         rows += [("power over looks", 1, "normal", 2.0, experiment.max_seeds)]
-        rows += [("seeds used", 1, "normal", 2.0, experiment.max_seeds)]
     return rows
 
 
 def measure(job):
-    """(key, cell, value) of one cell."""
-    key, cell, replications = job
-    what, groups, kind, effect, seeds = cell
+    """{what: value} of one cell; that of the power over looks has the mean number of seeds used, too."""
+    key, (what, groups, kind, effect, seeds), replications = job
     if what == "seeds for 80 %":
-        reached = (n for n in SEEDS if share(key, groups, kind, effect, n, replications // 4) >= POWER)
-        return key, cell, float(next(reached, np.nan))
+        enough = [n for n in SEEDS if n >= MIN_SEEDS]
+        found = bisect.bisect_left(
+            enough, True, key=lambda n: share(key, groups, kind, effect, n, replications // 4) >= POWER
+        )
+        return {what: float(enough[found]) if found < len(enough) else np.nan}
     if what in ("wrong", "power"):
-        return key, cell, share(key, groups, kind, effect, seeds, replications)
+        return {what: share(key, groups, kind, effect, seeds, replications)}
     sizes = plan_sizes(default_seeds(scenarios()[key][0]), seeds)
     said, used = sequential(key, groups, kind, effect, sizes, replications)
-    return key, cell, used if what == "seeds used" else said
+    return {what: said, "seeds used": used} if effect else {what: said}
 
 
 def main(_):
     path = Path(flags.FLAGS.out)
     done = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    columns = ["experiment", "scenario", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
+    columns = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
     known = {tuple(row) for row in done[columns].astype(str).to_numpy()} if len(done) else set()
     jobs = []
     for key, (experiment, scenario) in scenarios().items():
         if flags.FLAGS.experiment and key[0] not in flags.FLAGS.experiment:
             continue
         for cell in cells(experiment):
-            row = (*key, scenario.truth, scenario.outcome, *cell)
+            row = (scenario.experiment, scenario.truth, scenario.outcome, *cell)
             if tuple(map(str, row)) not in known:
                 jobs.append((row, (key, cell, flags.FLAGS.replications)))
     if flags.FLAGS.markdown:
@@ -114,8 +117,10 @@ def main(_):
     rows = done.to_dict("records")
     with ProcessPoolExecutor(flags.FLAGS.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])
-        for (row, _), (_, _, value) in tqdm(zip(jobs, found), total=len(jobs)):
-            rows.append({**dict(zip(columns, row)), "share": value, "replications": flags.FLAGS.replications})
+        for (row, _), values in tqdm(zip(jobs, found), total=len(jobs)):
+            for what, value in values.items():
+                row = {**dict(zip(columns, row)), "what": what}
+                rows.append({**row, "share": value, "replications": flags.FLAGS.replications})
             pd.DataFrame(rows).to_csv(path, index=False)
 
 
@@ -126,8 +131,7 @@ def markdown(done):
         "| power at 1, 2, 3 sd | seeds for 80 % | seeds used |",
         "|" + " --- |" * 10,
     ]
-    for (name, _), rows in done.groupby(["experiment", "scenario"], sort=False):
-        first = rows.iloc[0]
+    for (name, truth, outcome), rows in done.groupby(["experiment", "truth", "outcome"], sort=False):
 
         def get(what, groups=1, noise="normal", effect=None, rows=rows):
             found = rows[(rows["what"] == what) & (rows["groups"] == groups) & (rows["noise"] == noise)]
@@ -139,7 +143,7 @@ def markdown(done):
         found = [f"{100 * get('power', effect=effect):.0f}" for effect in EFFECTS]
         looks, seeds, used = get("wrong over looks"), get("seeds for 80 %"), get("seeds used")
         lines.append(
-            f"| {name} | {first['truth']} | {first['outcome']} | {100 * wrong['normal']:.1f} | {100 * wrong.max():.1f} "
+            f"| {name} | {truth} | {outcome} | {100 * wrong['normal']:.1f} | {100 * wrong.max():.1f} "
             f"({wrong.idxmax()}) | {more} | {'' if np.isnan(looks) else f'{100 * looks:.1f}'} | {' / '.join(found)} | "
             f"{'more than 24' if np.isnan(seeds) else f'{seeds:.0f}'} | {'' if np.isnan(used) else f'{used:.1f}'} |"
         )

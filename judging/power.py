@@ -2,7 +2,7 @@
 import math
 from collections.abc import Iterable
 
-from scipy import stats
+from scipy import special
 
 POWER = 0.8
 MAX_SEEDS = 200  # beyond, no number within reason decides
@@ -14,7 +14,8 @@ def power(effect: float, n: int, level: float) -> float:
         return 0.0
     if math.isinf(effect):
         return float(effect > 0)
-    found = float(stats.nct.sf(stats.t.isf(level, n - 1), n - 1, effect * math.sqrt(n)))
+    threshold = -special.stdtrit(n - 1, level)
+    found = 1 - float(special.nctdtr(n - 1, effect * math.sqrt(n), threshold))  # the noncentral t distribution
     return float(effect > 0) if math.isnan(found) else found  # SciPy gives nan far out, where it is 0 or 1
 
 
@@ -32,7 +33,7 @@ def seeds_needed(effects: Iterable[float], level: float, at_least: int = 2) -> i
         return math.prod(power(effect, n, level) for effect in effects) >= POWER
 
     # Start where one normal statistic with the smallest effect would need to be, as its power costs nothing.
-    distance = stats.norm.isf(level) + stats.norm.ppf(POWER)
+    distance = special.ndtri(POWER) - special.ndtri(level)
     guess = math.ceil((distance / min(effects)) ** 2) if effects else at_least
     low = high = min(max(at_least, guess), MAX_SEEDS)
     while not enough(high):

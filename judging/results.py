@@ -85,7 +85,7 @@ class Results:
         """
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
-        texts = [_texts(self.table[name]) for name in fields]
+        texts = [_texts(column) for column in self.table[fields].to_numpy(dtype=object).T.tolist()]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
@@ -112,8 +112,8 @@ class Results:
 
 def _texts(column):
     """Every value of a column as text; most fields of a grid have few values, so each is put into words once."""
-    known = {}
-    return [known[value] if value in known else known.setdefault(value, field_text(value)) for value in column.tolist()]
+    known = {value: field_text(value) for value in set(column)}
+    return [known[value] for value in column]
 
 
 def _labels(groups, fields, varying):
