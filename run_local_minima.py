@@ -19,6 +19,7 @@ EXPERIMENTS = load_experiments(
     "depth_width",
     "elimination",
     "sharpness",
+    "edge_of_stability",
 )
 FORMER = {"embedding": "affine_minimum"}  # earlier names of experiments
 

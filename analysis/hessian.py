@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from analysis.losses import LOSSES
 from analysis.parameters import get_parameters, split_like
@@ -243,3 +243,53 @@ def extreme_eigenvalues(operator, *, tolerance=1e-6, max_products=1000, seed=0, 
     relative = [residual / scale if scale else residual for _, residual in ends]
     return ExtremeEigenvalues(ends[0][0], ends[1][0], ends[0][1], ends[1][1], relative[0], relative[1],
                               relative[0] <= tolerance, relative[1] <= tolerance, products + 2)
+
+
+@dataclass(frozen=True)
+class LargestEigenvalue:
+    """value: the Rayleigh quotient of the unit vector [p], a lower bound of the largest eigenvalue.
+
+    relative_residual: ||Hv - value v|| / |value|; an eigenvalue lies as near.  products: operator applications.
+    """
+
+    value: float
+    vector: np.ndarray
+    relative_residual: float
+    products: int
+
+
+def largest_eigenvalue(operator, *, start=None, tolerance=1e-2, basis_size=8, max_restarts=50) -> LargestEigenvalue:
+    """The algebraically largest eigenvalue of a symmetric LinearOperator [p, p], by SciPy's Lanczos method (ARPACK).
+
+    start: where the Krylov space begins, [p]: the eigenvector found a few training steps ago saves most of the
+    products.
+    tolerance: relative, of ARPACK. The vector that was found, converged or not, gets its true residual. Deterministic.
+    Raises ValueError for an operator that is not square or a start of another size.
+    """
+    p = operator.shape[0]
+    if operator.shape != (p, p) or (start is not None and np.shape(start) != (p,)):
+        raise ValueError(f"need a square operator and a start of its size, got {operator.shape}, {np.shape(start)}")
+    products = 0
+
+    def counted(vector):
+        nonlocal products
+        products += 1
+        return np.asarray(operator.matvec(vector), np.float64).ravel()
+
+    start = np.random.default_rng(0).standard_normal(p) if start is None else np.asarray(start, np.float64)
+    if p <= basis_size:
+        matrix = np.stack([counted(column) for column in np.eye(p)])
+        vector = np.linalg.eigh((matrix + matrix.T) / 2)[1][:, -1]
+    else:
+        counting = LinearOperator((p, p), matvec=counted, dtype=np.float64)
+        try:
+            _, vectors = eigsh(
+                counting, k=1, which="LA", v0=start, tol=tolerance, ncv=basis_size, maxiter=max_restarts
+            )
+            vector = vectors[:, 0]
+        except ArpackNoConvergence as error:
+            vector = error.eigenvectors[:, 0] if error.eigenvectors.size else start / np.linalg.norm(start)
+    image = counted(vector)
+    value = float(vector @ image)
+    residual = float(np.linalg.norm(image - value * vector))
+    return LargestEigenvalue(value, vector, residual / abs(value) if value else residual, products)
