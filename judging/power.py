@@ -9,14 +9,19 @@ MAX_SEEDS = 200  # beyond, no number within reason decides
 
 
 def power(effect: float, n: int, level: float) -> float:
-    """Power of a one-sided t-test of n values at `level`, for a mean that lies `effect` standard deviations off."""
+    """Power of a one-sided t-test of n values at `level`, for a mean that lies `effect` standard deviations off.
+
+    An infinite effect is one without any spread, for which statistics.one_sided_p has the p-value 2^-n.
+    """
     if n < 2:
         return 0.0
     if math.isinf(effect):
-        return float(effect > 0)
+        return float(effect > 0 and 2.0**-n <= level)
     threshold = -special.stdtrit(n - 1, level)
     found = 1 - float(special.nctdtr(n - 1, effect * math.sqrt(n), threshold))  # the noncentral t distribution
-    return float(effect > 0) if math.isnan(found) else found  # SciPy gives nan far out, where it is 0 or 1
+    if math.isnan(found):  # SciPy's answer far out, where it is 0 or 1
+        return float(effect * math.sqrt(n) > threshold)
+    return found
 
 
 def seeds_needed(effects: Iterable[float], level: float, at_least: int = 2) -> int | None:
@@ -25,7 +30,7 @@ def seeds_needed(effects: Iterable[float], level: float, at_least: int = 2) -> i
     Their powers are multiplied, as if the tests were independent. effects: in standard deviations of one value,
     positive where the statement is right; the level is that of each test.
     """
-    effects = [effect for effect in effects if effect != math.inf]
+    effects = list(effects)
     if any(not effect > 0 for effect in effects):
         return None
 
@@ -34,7 +39,7 @@ def seeds_needed(effects: Iterable[float], level: float, at_least: int = 2) -> i
 
     # Start where one normal statistic with the smallest effect would need to be, as its power costs nothing.
     distance = special.ndtri(POWER) - special.ndtri(level)
-    guess = math.ceil((distance / min(effects)) ** 2) if effects else at_least
+    guess = math.ceil(min(distance / min(effects, default=math.inf), MAX_SEEDS) ** 2)
     low = high = min(max(at_least, guess), MAX_SEEDS)
     while not enough(high):
         if high >= MAX_SEEDS:

@@ -75,8 +75,11 @@ class Results:
 
     @property
     def confidence(self):
-        """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it."""
-        return 1 - ERROR * self.look.share
+        """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it.
+
+        Below 1 also where so many looks were taken that nothing is left.
+        """
+        return 1 - max(ERROR * self.look.share, 1e-9)
 
     def groups(self, apart=None):
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
