@@ -144,7 +144,8 @@ def test_initialization(tmp_path):
     options = {**DATA, "width": 16, "depth": 1, "epochs": 3, "hessian_products": 50, "seed": 0}
     report = run("initialization", tmp_path, **options, initialization=starts)
     table = report.results.table
-    assert report.verdict.outcome == "undecided" and "No start was compared" in report.verdict.reason  # one seed
+    assert report.verdict.outcome == "undecided" and "needs 3 seeds" in report.verdict.advice
+    assert "from zero" in report.verdict.reason
     assert table["diverged_epoch"].isna().all() and len(table) == 3
     zero = report.results.over(initialization="zero")
     # At zero only the last bias has a gradient: the hidden layers are dead before and after training.
