@@ -89,7 +89,7 @@ def test_starts_are_compared_at_one_setting_only():
     fast = started("default", around(0.1, 2), learning_rate=0.2) + started("zero", around(0.5, 3), learning_rate=0.2)
     verdict = judged(EXPERIMENT, slow + fast)
     assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["undecided", "refuted"]
-    assert "learning rate 0.2 (refuted: zero is trapped): from default 0.1, from zero 0.5, 5 [" in verdict.reason
+    assert "learning rate 0.2 (refuted: zero is trapped): from default 0.1, from zero 0.501, 5 [" in verdict.reason
     halves = [row for rows in (slow, fast) for row in rows if row["initialization"] == "default" or row["seed"] == 0]
     assert judged(EXPERIMENT, halves).outcome == "undecided"  # one seed at each of two rates is no two pairs
 
