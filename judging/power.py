@@ -18,6 +18,8 @@ def power(effect: float, n: int, level: float) -> float:
     if math.isinf(effect):
         return float(effect > 0 and 2.0**-n <= level)
     threshold = -special.stdtrit(n - 1, level)
+    if not math.isfinite(threshold):  # SciPy's answer to a level next to nothing
+        return 0.0
     found = 1 - float(special.nctdtr(n - 1, effect * math.sqrt(n), threshold))  # the noncentral t distribution
     if math.isnan(found):  # SciPy's answer far out, where it is 0 or 1
         return float(effect * math.sqrt(n) > threshold)
@@ -31,14 +33,14 @@ def seeds_needed(effects: Iterable[float], level: float, at_least: int = 2) -> i
     positive where the statement is right; the level is that of each test.
     """
     effects = list(effects)
-    if any(not effect > 0 for effect in effects):
+    if any(not effect > 0 for effect in effects) or not level > 0:
         return None
 
     def enough(n):
         return math.prod(power(effect, n, level) for effect in effects) >= POWER
 
     # Start where one normal statistic with the smallest effect would need to be, as its power costs nothing.
-    distance = special.ndtri(POWER) - special.ndtri(level)
+    distance = float(special.ndtri(POWER) - special.ndtri(level))
     guess = math.ceil(min(distance / min(effects, default=math.inf), MAX_SEEDS) ** 2)
     low = high = min(max(at_least, guess), MAX_SEEDS)
     while not enough(high):
