@@ -98,8 +98,8 @@ class Finding:
 
     @property
     def support_p(self) -> float:
-        """The smallest p-value of the supporting statements, times their number (Bonferroni)."""
-        return min(1.0, len(self.supports) * min((s.p_value for s in self.supports), default=1.0))
+        """The smallest p-value of the supporting statements, times their number (Bonferroni); 1 without any."""
+        return min((1.0, *(len(self.supports) * statement.p_value for statement in self.supports)))
 
 
 def holm(p_values, level: float) -> list:
