@@ -33,12 +33,10 @@ def why_no_trend(groups):
 
 
 def format_trend(trend, *, power_law=False):
-    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
+    """`increasing (slope 0.1 [0.05, 0.15] per doubling, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
     slope = trend.slope
     if not slope.n:
         return "not measured (a trend needs two widths or more)"
     interval = f" [{slope.low:.2g}, {slope.high:.2g}]" if slope.n > 1 else ""
-    p_value = min(trend.p_increasing, trend.p_decreasing)
-    page = f", Page p = {p_value:.2g}" if p_value == p_value else ""
     size = f"width^{slope.mean:.2g}{interval}" if power_law else f"slope {slope.mean:.2g}{interval} per doubling"
-    return f"{trend.direction} ({size}{page}, {trend.blocks} seeds)"
+    return f"{trend.direction} ({size}, {trend.blocks} seeds)"

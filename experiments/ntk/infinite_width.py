@@ -11,8 +11,9 @@ from analysis.ntk import empirical_ntk
 from analysis.statistics import t_interval
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
+from judging.decision import Finding, Statement, above, below, decide, within
 from judging.trends import format_trend, width_trend
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.verdict import Claim, Verdict
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -28,7 +29,7 @@ COLUMNS = {
     "ntk/mean_ratio": "mean diagonal / limit's",
 }
 TABLE = tuple(COLUMNS)
-RATE, RATE_TOLERANCE = -0.5, 0.1  # "about": the exponent's interval must lie within this of the rate
+RATE = -0.5
 DEFAULT_DEPTH = 3  # hidden layers where --depth is not given
 
 
@@ -79,33 +80,32 @@ def measure(config, data, run):
     }
 
 
-def outcome(trend):
-    """What the exponent of the width says of the rate."""
-    slope = trend.slope
-    if slope.n < 2:
-        return "undecided"
-    if max(abs(slope.low - RATE), abs(slope.high - RATE)) <= RATE_TOLERANCE:
-        return "supported"
-    return "refuted" if slope.high < RATE - RATE_TOLERANCE or slope.low > RATE + RATE_TOLERANCE else "undecided"
-
-
 def judge(results):
     """Is the exponent of the width, over seeds, about -1/2 in every network?"""
+    margin = results.margins["margin"]
     test = (
-        "Per network, over seeds: exponent of the width in the relative Frobenius distance between the finite "
-        "network's NTK [n, k, n, k] and its limit (95 % t-interval of least-squares slopes in log-log). Supported "
-        f"where every interval lies within {RATE} +- {RATE_TOLERANCE}, refuted where one lies outside, undecided "
-        "otherwise."
+        "Per network, t-tests over seeds of the exponent of the width in the relative Frobenius distance between the "
+        "finite network's NTK [n, k, n, k] and its limit (least-squares slopes in log-log). Supported where it lies "
+        f"within {RATE} +- {margin:g} (two one-sided tests), refuted where it lies outside."
     )
     if not len(results.measured("ntk/distance")):
         return Verdict("undecided", "No network was measured.", test)
-    outcomes, parts = [], []
-    for group in groups_by_architecture(results):
-        trend, widest = width_trend(group, "ntk/distance", power_law=True), max(group.by_width)
-        distance = t_interval(group.by_width[widest]["ntk/distance"]).mean
-        outcomes.append(outcome(trend))
-        parts.append(f"{group.label}: {format_trend(trend, power_law=True)}, distance {distance:.2g} at width {widest}")
-    return Verdict(combine_outcomes(outcomes), "; ".join(parts) + ".", test)
+    return decide(results, [find(group, margin, results.confidence) for group in groups_by_architecture(results)], test)
+
+
+def find(group, margin, confidence) -> Finding:
+    """The exponent of the width in one Group, and the distance at its largest width."""
+    trend, widest = width_trend(group, "ntk/distance", power_law=True, level=confidence), max(group.by_width)
+    distance = t_interval(group.by_width[widest]["ntk/distance"]).mean
+    return Finding(
+        group.label,
+        f"{format_trend(trend, power_law=True)}, distance {distance:.2g} at width {widest}",
+        supports=(Statement("at the rate", within(trend.slope, RATE - margin, RATE + margin)),),
+        refutes=(
+            Statement("faster than the rate", (below(trend.slope, RATE - margin),)),
+            Statement("slower than the rate", (above(trend.slope, RATE + margin),)),
+        ),
+    )
 
 
 def figures(results):
@@ -141,4 +141,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     label=label,
+    margins={"margin": (0.1, f"exponent of the width, around {RATE}")},
 )

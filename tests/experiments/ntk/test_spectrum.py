@@ -24,7 +24,8 @@ def test_outcomes():
     verdicts = [spectrum.judge(results(spectrum.EXPERIMENT, correlations(*both))) for both in means]
     assert [verdict.outcome for verdict in verdicts] == ["supported", "refuted", "undecided"]
     assert verdicts[0].reason.startswith(
-        "Rank correlation with training accuracy 0.82 [0.77, 0.87], with test accuracy 0.92"
+        "fcn, width 64, erf (supported: the spectrum tells both): rank correlation with training accuracy 0.82 [0.77, "
+        "0.87], with test accuracy 0.92"
     )
 
 
@@ -43,7 +44,7 @@ def test_one_diagram_that_tells_nothing_refutes():
         return correlations(0.8, 0.9 if fields["activation"] == "erf" else 0.1)(fields)
 
     verdict = spectrum.judge(results(spectrum.EXPERIMENT, measured, activation=["erf", "relu"]))
-    assert verdict.outcome == "refuted" and verdict.reason.startswith("fcn, width 64, erf: rank correlation")
+    assert verdict.outcome == "refuted" and verdict.reason.startswith("fcn, width 64, erf (supported")
 
 
 def test_diagrams_without_finite_networks_are_not_judged():
