@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from analysis.statistics import one_sided_p
 from judging.looks import ERROR
 from judging.power import MAX_SEEDS, seeds_needed
+from judging.replicates import describe_replicates
 from judging.verdict import Verdict
 
 MIN_SEEDS = 3  # of any t-test: two values have no spread to speak of
@@ -157,7 +158,7 @@ def decide(results, findings, test: str, *, notes: str = "", opening: str = "") 
         outcome,
         f"{opening}{'; '.join(parts)}.{notes}",
         test,
-        family=describe_family(results.look, findings),
+        family=describe_family(results.look, findings) + describe_replicates(results),
         groups=tuple((finding.label, one) for finding, one in zip(findings, outcomes)),
         seeds_needed=needed,
         advice=describe_need(results, findings, needed) if outcome == "undecided" else "",
