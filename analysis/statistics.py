@@ -34,8 +34,6 @@ class PairedDifference:
 @dataclass(frozen=True)
 class Trend:
     slope: Interval         # per block: least-squares slope of the value against log2(level)
-    kendall: float          # mean over blocks of the rank correlation with the level; 0 for a constant block
-    spearman: float
     direction: str          # "increasing", "decreasing" or "undecided"
     blocks: int             # used
     dropped: int            # blocks with a missing value
@@ -132,16 +130,13 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
     complete = table[np.isfinite(table).all(axis=1)]                                    # [blocks, levels]
     dropped, undecided = len(table) - len(complete), "undecided"
     if len(columns) < 2 or len(complete) == 0:
-        return Trend(t_interval([], level), np.nan, np.nan, undecided, len(complete), dropped)
+        return Trend(t_interval([], level), undecided, len(complete), dropped)
     log_levels = np.log2(columns) - np.log2(columns).mean()
     # Differences from the first level keep a constant block at a slope of exactly 0.
     slopes = t_interval((complete - complete[:, :1]) @ log_levels / np.sum(log_levels**2), level)
-    varying = [block for block in complete if np.ptp(block) > 0]
-    kendall = sum(stats.kendalltau(columns, block).statistic for block in varying) / len(complete)
-    spearman = sum(stats.spearmanr(columns, block).statistic for block in varying) / len(complete)
     # nan limits (one block) decide nothing
     direction = "increasing" if slopes.low > 0 else "decreasing" if slopes.high < 0 else undecided
-    return Trend(slopes, float(kendall), float(spearman), direction, len(complete), dropped)
+    return Trend(slopes, direction, len(complete), dropped)
 
 
 def rank_correlation(a, b, level=0.95) -> RankCorrelation:

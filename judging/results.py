@@ -37,7 +37,9 @@ class Group:
     @property
     def widths(self):
         """The width of every row's network, a Series; NaN where a stored model has none."""
-        return self.rows.apply(actual_width, axis=1).astype(float)
+        networks = zip(self.rows["model"], self.rows["width"])
+        widths = [actual_width({"model": model, "width": width}) for model, width in networks]
+        return pd.Series(widths, self.rows.index, dtype=float)
 
     @property
     def by_width(self):

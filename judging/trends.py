@@ -13,7 +13,7 @@ def width_trend(group, measure, *, power_law=False, level=0.95):
     if widths.isna().any():
         return None
     # A width that is given and one that is the model's default may be the same network.
-    rows = group.rows.assign(_width=widths).drop_duplicates(["_width", "seed"])
+    rows = group.rows[[measure, "seed"]].assign(_width=widths).drop_duplicates(["_width", "seed"])
     return axis_trend(rows, "_width", measure, power_law=power_law, level=level)
 
 

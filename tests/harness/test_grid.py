@@ -214,3 +214,12 @@ def test_a_field_that_came_later_counts_only_where_it_is_used():
     (config,), _ = grid.expand(robustness, {**options, "resample": "true"})
     assert grid.identifying(config)["resample"] is True
     assert "-cifar10-2000-normalize=False-resample=True-" in runner.config_id(robustness, config)
+
+
+def test_a_field_that_came_later_is_no_other_trial():
+    """Its default is what was done before: looks at a trial count on, whatever fields later versions have."""
+    experiment = run_local_minima.EXPERIMENTS["sharpness"]
+    before = {"width": [8], "seed": [0]}
+    assert grid.identifying_axes(experiment.config, {**before, "resample": [False]}) == before
+    for values in ([True], [False, True]):
+        assert "resample" in grid.identifying_axes(experiment.config, {**before, "resample": values})
