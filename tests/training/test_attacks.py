@@ -1,6 +1,4 @@
-"""training/attacks.py: balls and pixel ranges, closed-form worst cases, determinism, inference mode, adversarial
-training.
-"""
+"""training/attacks.py: balls, pixels, worst cases in closed form, determinism, inference, adversarial training."""
 import dataclasses
 
 import keras
