@@ -222,6 +222,9 @@ class Memory:
     def __init__(self):
         self.saved = None
 
+    def begin(self, stage):
+        assert stage == "training"
+
     def load_checkpoint(self, stage):
         return self.saved
 
