@@ -142,8 +142,7 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
 def rank_correlation(a, b, level=0.95) -> RankCorrelation:
     """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett &
     Wright 2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap
-    away, and
-    closes the interval at +-1, as Fisher's own would have no width."""
+    away, and closes the interval at +-1, as Fisher's own would have no width."""
     _check_level(level)
     a, b, dropped = _pairs(a, b)
     n = len(a)

@@ -1,8 +1,7 @@
 """What every experiment must stand, present and future: found through the scripts, none of them named here.
 
 Judges see tables with made-up measures: every run diverged, one seed, one value of each axis, a second learning rate,
-training size and data set beside the experiment's own axes, columns that nobody knows. Real runs, small, are slow
-tests.
+training size and data set beside the experiment's own axes, columns that nobody knows. Small real runs are slow tests.
 """
 import dataclasses
 import importlib
@@ -161,9 +160,7 @@ def test_columns_that_nobody_knows_change_nothing(name):
 @pytest.mark.slow
 @every_experiment
 def test_a_small_real_run_with_a_second_setting(name, tmp_path):
-    """Two seeds, two values of what is compared, and a second learning rate or training size: measures, verdict,
-    figures.
-    """
+    """Two seeds, two values of what is compared, and a second setting: measures, verdict, figures, and once more."""
     experiment = EXPERIMENTS[name]
     given = {axis: values[: 2 if axis in experiment.apart else 1] for axis, values in experiment.grid.items()}
     given.update(options(experiment, **SMALL))
