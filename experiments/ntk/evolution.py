@@ -118,10 +118,10 @@ def judge(results):
 
 def compare_halves(group, factor, confidence) -> Finding:
     """The late against the early change of one Group, paired by seed."""
-    # a kernel that stands still to the last bit has no logarithm of its change
-    late, early = (
-        np.log10(group.rows[f"evolution/{half}_change"].astype(float).clip(lower=1e-12)) for half in ("late", "early")
-    )
+    late, early = (group.rows[f"evolution/{half}_change"].astype(float) for half in ("late", "early"))
+    # A kernel that never moved says nothing of when it moves; one that stopped to the last bit has no logarithm.
+    moved = (late > 0) | (early > 0)
+    late, early = (np.log10(change.clip(lower=1e-12).where(moved)) for change in (late, early))
     ratio = paired_difference(late, early, confidence)
     return Finding(
         group.label,

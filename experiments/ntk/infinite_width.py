@@ -14,6 +14,7 @@ from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide, within
 from judging.trends import format_trend, width_trend
 from judging.verdict import Claim, Verdict
+from judging.wording import format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -95,11 +96,14 @@ def judge(results):
 
 def find(group, margin, confidence) -> Finding:
     """The exponent of the width in one Group, and the distance at its largest width."""
-    trend, widest = width_trend(group, "ntk/distance", power_law=True, level=confidence), max(group.by_width)
-    distance = t_interval(group.by_width[widest]["ntk/distance"]).mean
+    trend = width_trend(group, "ntk/distance", power_law=True, level=confidence)
+    if trend is None:
+        return Finding(group.label, "no width, so no trend")
+    widest = max(group.by_width)
+    distance = format_interval(t_interval(group.by_width[widest]["ntk/distance"], confidence), 2)
     return Finding(
         group.label,
-        f"{format_trend(trend, power_law=True)}, distance {distance:.2g} at width {widest}",
+        f"{format_trend(trend, power_law=True)}, distance {distance} at width {widest}",
         supports=(Statement("at the rate", within(trend.slope, RATE - margin, RATE + margin)),),
         refutes=(
             Statement("faster than the rate", (below(trend.slope, RATE - margin),)),
@@ -110,7 +114,7 @@ def find(group, margin, confidence) -> Finding:
 
 def figures(results):
     """Distance from the limit, beside lines of the claimed rate, and mean diagonal over the limit's, against width."""
-    groups = groups_by_architecture(results.measured("ntk/distance"))
+    groups = [group for group in groups_by_architecture(results.measured("ntk/distance")) if group.by_width]
     if not groups:
         return {}
     figure, axes = plots.new(1, 2, width=5)
@@ -122,7 +126,8 @@ def figures(results):
         claimed = first * (widths / widths[0]) ** RATE
         text = "width$^{-1/2}$" if i == 0 else None
         axes[0, 0].plot(widths, claimed, ":", color="0.5", linewidth=1, zorder=0, label=text)
-    axes[0, 0].set_yscale("log")
+    if any((group.rows["ntk/distance"] > 0).any() for group in groups):
+        axes[0, 0].set_yscale("log")
     axes[0, 1].axhline(1, color="0.5", linewidth=1)
     axes[0, 0].legend()
     return {"infinite_width": figure}

@@ -16,7 +16,7 @@ from harness.experiment import Experiment, evaluation_columns, former_evaluation
 from judging.decision import Finding, Statement, above, below, decide, within
 from judging.trends import format_trend, why_no_trend, width_trend
 from judging.verdict import Claim, Verdict
-from judging.wording import format_points
+from judging.wording import format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -132,28 +132,30 @@ def judge(results):
     if not len(results.measured("initial/distance")):
         return Verdict("undecided", "Every network diverged.", test)
     groups = results.groups()
-    judged = [
-        judge_network(group, margin, factor, results.confidence) for group in groups if not group.widths.isna().any()
-    ]
-    if judged:
-        return decide(results, judged, test)
-    measured = "; ".join(
-        f"{group.label}: distance {group.rows['initial/distance'].mean():.2g}, test accuracy "
-        f"{group.rows['test/accuracy'].mean():.3g}, linearized {group.rows['initial/test/accuracy'].mean():.3g}"
-        for group in groups
-    )
+    if any(group.by_width for group in groups):
+        return decide(results, [judge_network(group, margin, factor, results.confidence) for group in groups], test)
+    measured = "; ".join(f"{group.label}: {describe_stored(group, results.confidence)}" for group in groups)
     return Verdict("undecided", f"{why_no_trend(groups)}. Measured: {measured}.", test)
+
+
+def describe_stored(group, confidence):
+    """What was measured of a Group without widths, whose seeds are all of one network."""
+    columns = ("initial/distance", "test/accuracy", "initial/test/accuracy")
+    means = (format_interval(t_interval(group.rows[column], confidence)) for column in columns)
+    return "distance {}, test accuracy {}, linearized {}".format(*means)
 
 
 def judge_network(group, margin, factor, confidence) -> Finding:
     """The distance of one network over its widths, and its accuracy against the linearized one's at the largest."""
     trend = width_trend(group, "initial/distance", power_law=True, level=confidence)
+    if trend is None:
+        return Finding(group.label, f"no width, so no trend: {describe_stored(group, confidence)}")
     widest = group.by_width[max(group.by_width)]
+    distance = format_interval(t_interval(widest["initial/distance"], confidence), 2)
     gap = paired_difference(widest["test/accuracy"], widest["initial/test/accuracy"], confidence)
     text = (
-        f"distance {format_trend(trend, power_law=True)}, at the largest width "
-        f"{t_interval(widest['initial/distance']).mean:.2g}; network minus linearized test accuracy there "
-        f"{format_points(gap)} over {gap.n} seeds"
+        f"distance {format_trend(trend, power_law=True)}, at the largest width {distance}; network minus linearized "
+        f"test accuracy there {format_points(gap)} over {gap.n} seeds"
     )
     if not trend.slope.n:  # the claim is of a limit: what one width does is no evidence against it
         return Finding(group.label, text)

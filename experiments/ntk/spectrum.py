@@ -294,13 +294,12 @@ def judge_diagram(group, confidence) -> Finding:
     rows, correlations = group.rows, {}
     for what in ("trainability", "generalization"):
         correlations[what] = t_interval(rows[f"{what}/correlation"], confidence)
-    train, test = (format_interval(found, 2) for found in correlations.values())
+    train, test = (f"{format_interval(found, 2)} over {found.n} seeds" for found in correlations.values())
     agreement = format_interval(t_interval(rows["infinite/test_agreement"], confidence), 2)
     return Finding(
         group.label,
-        f"rank correlation with training accuracy {train}, with test accuracy {test}, over "
-        f"{correlations['trainability'].n} seeds; infinite-width and finite test accuracy {agreement}; "
-        f"{int(rows['finite/diverged'].sum())} finite networks diverged",
+        f"rank correlation with training accuracy {train}, with test accuracy {test}; infinite-width and "
+        f"finite test accuracy {agreement}; {int(rows['finite/diverged'].sum())} finite networks diverged",
         supports=(
             Statement("the spectrum tells both", tuple(above(c, MIN_CORRELATION) for c in correlations.values())),
         ),

@@ -1,4 +1,6 @@
 """experiments/ntk/constancy.py, as drift and features judge by it: rising and falling trends, group by group."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,21 @@ def test_all_runs_diverged():
 def test_one_width_is_a_measurement_and_no_trend():
     verdict = drift.judge(results(drift.EXPERIMENT, still, width=16, depth=[1, 3]))
     assert verdict.outcome == "undecided" and verdict.reason.startswith("One width shows no trend: run several widths.")
-    assert "mlp, depth 3, width 16: correlation 0.743, relative change 0.258" in verdict.reason
+    means = "correlation 0.743 [0.73, 0.755], relative change 0.258 [0.245, 0.27]"
+    assert f"mlp, depth 3, width 16: {means}" in verdict.reason
+
+
+def test_a_stored_model_beside_other_networks_is_named_and_keeps_from_support():
+    """It was left out, and the verdict was that of the others alone."""
+    table = results(drift.EXPERIMENT, still, width=WIDTHS, depth=1, learning_rate=[0.01, 0.1])
+    assert drift.judge(table).outcome == "supported"
+    stored = table.table["learning_rate"] == 0.1
+    rows = table.table[~stored | (table.table["width"] == 16)].astype({"width": object})
+    rows.loc[stored, "model"], rows.loc[stored, "width"] = "mine.keras", None
+    verdict = drift.judge(replace(table, table=rows))
+    assert verdict.outcome == "undecided" and "learning rate 0.01 (supported: constant in the limit)" in verdict.reason
+    stored_text = "mine.keras, depth 1, learning rate 0.1 (undecided): no width, so no trend: correlation 0.7"
+    assert stored_text in verdict.reason
 
 
 def test_widths_none_of_which_has_all_seeds_are_not_called_one_width():
@@ -101,6 +117,8 @@ def test_widths_none_of_which_has_all_seeds_are_not_called_one_width():
 
     verdict = drift.judge(results(drift.EXPERIMENT, one_of_two, width=[16, 64], depth=1, seed=[0, 1]))
     assert verdict.outcome == "undecided" and "No seed was measured at every width" in verdict.reason
+    lost = drift.judge(results(drift.EXPERIMENT, lambda f: still(f) if f["width"] < 64 else {}, width=[16, 64]))
+    assert "width 64: correlation not measured, relative change not measured" in lost.reason
 
 
 def test_a_default_width_that_is_given_too_counts_once():

@@ -77,6 +77,15 @@ def test_a_network_that_diverged_keeps_from_support():
     assert evolution.judge(nothing).reason == "Every network diverged." and evolution.figures(nothing) == {}
 
 
+def test_a_kernel_that_never_moved_tells_nothing_and_one_that_stops_is_a_fall():
+    seeds = list(range(6))
+    frozen, stops = (results(evolution.EXPERIMENT, change(*c, 0.0), width=16, depth=1, seed=seeds)
+                     for c in ((0.0, 0.0), (0.5, 0.0)))  # fmt: skip
+    verdict = evolution.judge(frozen)  # 0 over 0 had counted as a ratio of 1, which refuted
+    assert verdict.outcome == "undecided" and "not measured over 0 seeds" in verdict.reason
+    assert evolution.judge(stops).outcome == "supported"
+
+
 def test_one_seed_decides_nothing():
     verdict = evolution.judge(results(evolution.EXPERIMENT, change(1.0, 0.1), width=16, depth=1, seed=0))
     assert verdict.outcome == "undecided" and "over 1 seeds" in verdict.reason and "nan" not in verdict.reason

@@ -1,4 +1,5 @@
 """experiments/ntk/linearization.py: distance in units of movement, closeness and accuracy judged group by group."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,6 +119,26 @@ def test_a_stored_model_is_measured_and_not_judged():
     verdict = linearization.judge(table)
     assert verdict.outcome == "undecided" and "A stored model has no width to vary" in verdict.reason
     assert "mine.keras, depth 2: distance 0.1" in verdict.reason
+
+
+def test_a_stored_model_beside_other_networks_is_named_and_keeps_from_support():
+    """It was left out, and the verdict was that of the others alone."""
+    table = results(linearization.EXPERIMENT, measures(-0.5, 0.0, 0.002), width=WIDTHS, train_size=[20, 50])
+    stored = table.table["train_size"] == 50
+    rows = table.table[~stored | (table.table["width"] == 16)].astype({"width": object})
+    rows.loc[stored, "model"], rows.loc[stored, "width"] = "mine.keras", None
+    verdict = linearization.judge(replace(table, table=rows))
+    assert verdict.outcome == "undecided" and "n = 20 (supported: closer with width, and as" in verdict.reason
+    assert "mine.keras, depth 2, n = 50 (undecided): no width, so no trend: distance 0.2" in verdict.reason
+
+
+def test_a_largest_width_at_which_all_diverged_is_not_measured():
+    def ended(fields):
+        return measures(-0.5, 0.0, 0.002)(fields) if fields["width"] < 256 else {}
+
+    verdict = linearization.judge(results(linearization.EXPERIMENT, ended, width=WIDTHS))
+    assert verdict.outcome == "undecided" and "at the largest width not measured;" in verdict.reason
+    assert "nan" not in verdict.reason
 
 
 def test_columns_of_earlier_versions_are_read():
