@@ -246,9 +246,10 @@ def embed(affine, model, x, *, shift=None, spare="active") -> None:
 
     S is shared evenly between the layers (S^(1/L) each). `shift` is every hidden unit's smallest pre-activation over x.
     The radius grows with it, towards a limit with two hidden layers or more, and so does rounding: None takes 4 times
-    the pre-activations' range. spare: units beyond the rank have weights 0 and bias
-    +shift ("active", as in the lemma: every unit of the network is positive) or -shift ("inactive": dead units, which
-    do not lengthen the hidden vectors, so that wide networks are certified on a larger ball).
+    the pre-activations' range.
+    spare: units beyond the rank have weights 0 and bias +shift ("active", as in the lemma: every unit of the network is
+    positive) or -shift ("inactive": dead units, which do not lengthen the hidden vectors, so that wide networks are
+    certified on a larger ball).
     Raises ValueError: not a ReLU mlp, a hidden width below the rank, wrong input or output size, shift <= 0.
     A float32 model holds the map to float32 rounding only; certify measures that.
     """

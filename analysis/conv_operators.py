@@ -131,8 +131,8 @@ def _edit(kernel, input_size, strides, groups, change):
             s = np.repeat(s.reshape(len(matrices), -1), weights[block] * copies, axis=0).ravel()
             before.append(s)
             asked.append(change(s))
-            # The inverse transform at the kernel's taps only, which is the cropping; a pair +-(u, v) adds its real part
-            # twice.
+            # The inverse transform at the kernel's taps only, which is the cropping. A pair +-(u, v) adds its real
+            # part twice.
             flat = changed.reshape(len(matrices), -1)  # [f, groups s t in out]
             waves = np.exp(1j * angles[block]) * (weights[block, None] / total)  # [f, ah aw]
             part = waves.real.astype(phases.dtype).T @ flat.real
@@ -293,9 +293,7 @@ def _fourier(kernel, size, strides, groups):
 
 
 def _transfer(phases, angles, is_real):
-    """The matrices A of some frequencies, [f, groups, s t in, out / groups], real or complex, in the kernel's
-    precision.
-    """
+    """The matrices A of some frequencies, [f, groups, s t in, out / groups], in the kernel's precision."""
     flat = phases.reshape(angles.shape[1], -1)
     result = np.cos(angles).astype(flat.dtype) @ flat
     if not is_real:

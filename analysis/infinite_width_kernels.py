@@ -242,7 +242,6 @@ def spectrum_of(eigenvalues):
 
 def critical_condition(activation, samples, *, pixels=1):
     """The NTK's condition number in the limit of depth at criticality: 1 + m d B / (A - B) for m samples, where the
-    kernel's off-diagonal B over its diagonal A tends to 1/3 (erf) or 1/4 (ReLU); pixels: d, under average pooling (Xiao
-    et al. 2020,
-    Table 1): (m d + 2) / 2 and (m d + 3) / 3."""
+    kernel's off-diagonal B over its diagonal A tends to 1/3 (erf) or 1/4 (ReLU); pixels: d, under average pooling
+    (Xiao et al. 2020, Table 1): (m d + 2) / 2 and (m d + 3) / 3."""
     return 1 + samples * pixels / {"erf": 2, "relu": 3}[activation]

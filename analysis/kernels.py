@@ -18,9 +18,7 @@ ROUNDING = 10 * np.finfo(np.float64).eps
 
 @dataclass(frozen=True)
 class KernelDrift:
-    """Comparison of two kernels; norms are Frobenius, condition numbers lambda_max / lambda_min (inf if that is
-    rounding).
-    """
+    """Comparison of two kernels: Frobenius norms, condition numbers lambda_max / lambda_min (inf where rounding)."""
 
     relative_change: float
     correlation: float

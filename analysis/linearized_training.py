@@ -24,9 +24,7 @@ def scale_to_unit_variance(x: np.ndarray) -> np.ndarray:
 
 
 def positive_eigh(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(eigenvalues [m] ascending, eigenvectors [m, m]) of a kernel [m, m]; eigenvalues that are rounding of 0 stay
-    positive.
-    """
+    """(eigenvalues [m] ascending, eigenvectors [m, m]) of a kernel [m, m]; what rounds to 0 or below stays positive."""
     values, vectors = scipy.linalg.eigh(kernel)
     return np.maximum(values, np.finfo(float).tiny), vectors
 

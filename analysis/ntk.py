@@ -239,9 +239,7 @@ class _Recording:
         return tf.map_fn(sample, x, fn_output_signature=self.dtype)
 
     def _factors(self, x, inline=False):
-        """Traced: [h, d, h, d, ...] over the calls in self.calls, and the Jacobian of all other weights if there are
-        any.
-        """
+        """Traced: [h, d, h, d, ...] over the calls in self.calls, and the Jacobian of all other weights, if any."""
         flat = []
         if self.layers:
             flat = self._pass(x) if inline else list(self.pass_(*tf.nest.flatten(x)))

@@ -41,8 +41,7 @@ def newton(dense: DenseMLP, theta: np.ndarray, iterations: int, tolerance: float
     """Damped Newton steps on the absolute Hessian, sum_i -u_i (u_i . g) / (|lambda_i| + damping) -> (theta [p], steps).
 
     In the eigenbasis negative curvature is descended too, and a singular Hessian (dead pixels) takes no special care.
-    Ends when the decrease that is still expected, 1/2 sum (u_i . g)^2 / |lambda_i|, is below `tolerance` or no step is
-    lower.
+    Ends when the decrease still expected, 1/2 sum (u_i . g)^2 / |lambda_i|, is below `tolerance`, or no step is lower.
     dense: has value_and_gradient(theta) and hessian(theta) [p, p], of which every step takes all eigenvalues.
     """
     value, gradient = dense.value_and_gradient(theta)

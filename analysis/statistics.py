@@ -34,10 +34,6 @@ class PairedDifference:
 @dataclass(frozen=True)
 class Trend:
     slope: Interval         # per block: least-squares slope of the value against log2(level)
-    p_increasing: float     # Page's test; nan with fewer than three levels or two blocks
-    p_decreasing: float
-    kendall: float          # mean over blocks of the rank correlation with the level; 0 for a constant block
-    spearman: float
     direction: str          # "increasing", "decreasing" or "undecided"
     blocks: int             # used
     dropped: int            # blocks with a missing value
@@ -115,10 +111,9 @@ def paired_difference(a, b, level=0.95) -> PairedDifference:
 def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
     """Does a measure rise or fall with the level (a width, say)?  levels, values, blocks: [m], one entry per run.
 
-    A direction needs at least two levels and two complete blocks (seeds), a t-interval of the per-block slopes that
-    excludes 0 and, from three levels on, Page's one-sided test at 1 - level. Two levels are a paired comparison only.
-    A block with a missing or non-finite value is dropped. Raises ValueError for unequal lengths, levels <= 0, or a
-    block with a level twice.
+    A direction needs at least two levels and two complete blocks (seeds), and a t-interval of the per-block slopes that
+    excludes 0. A block with a missing or non-finite value is dropped. Raises ValueError for unequal lengths, a level
+    that is not above 0, or a block with a level twice.
     """
     _check_level(level)
     levels, values, blocks = np.asarray(levels, float), np.asarray(values, float), np.asarray(blocks)
@@ -135,31 +130,19 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
     complete = table[np.isfinite(table).all(axis=1)]                                    # [blocks, levels]
     dropped, undecided = len(table) - len(complete), "undecided"
     if len(columns) < 2 or len(complete) == 0:
-        return Trend(t_interval([], level), np.nan, np.nan, np.nan, np.nan, undecided, len(complete), dropped)
+        return Trend(t_interval([], level), undecided, len(complete), dropped)
     log_levels = np.log2(columns) - np.log2(columns).mean()
     # Differences from the first level keep a constant block at a slope of exactly 0.
     slopes = t_interval((complete - complete[:, :1]) @ log_levels / np.sum(log_levels**2), level)
-    varying = [block for block in complete if np.ptp(block) > 0]
-    kendall = sum(stats.kendalltau(columns, block).statistic for block in varying) / len(complete)
-    spearman = sum(stats.spearmanr(columns, block).statistic for block in varying) / len(complete)
-    p_up = p_down = np.nan
-    if len(columns) >= 3 and len(complete) >= 2:
-        ascending = np.arange(1, len(columns) + 1)
-        p_up = float(stats.page_trend_test(complete, predicted_ranks=ascending).pvalue)
-        p_down = float(stats.page_trend_test(complete, predicted_ranks=ascending[::-1]).pvalue)
-    direction = undecided
-    if slopes.low > 0 and not p_up > 1 - level:         # nan low (one block) decides nothing, nan p (two levels) no bar
-        direction = "increasing"
-    elif slopes.high < 0 and not p_down > 1 - level:
-        direction = "decreasing"
-    return Trend(slopes, p_up, p_down, float(kendall), float(spearman), direction, len(complete), dropped)
+    # nan limits (one block) decide nothing
+    direction = "increasing" if slopes.low > 0 else "decreasing" if slopes.high < 0 else undecided
+    return Trend(slopes, direction, len(complete), dropped)
 
 
 def rank_correlation(a, b, level=0.95) -> RankCorrelation:
     """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett &
     Wright 2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap
-    away, and
-    closes the interval at +-1, as Fisher's own would have no width."""
+    away, and closes the interval at +-1, as Fisher's own would have no width."""
     _check_level(level)
     a, b, dropped = _pairs(a, b)
     n = len(a)

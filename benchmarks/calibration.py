@@ -1,10 +1,10 @@
 """How often is a verdict wrong, and how often does it find what is there?  Every experiment's judge on made-up tables.
 
-    python benchmarks/calibration.py --replications=2000 --out=calibration.csv
+    python benchmarks/calibration.py
 
 For each edge of each rule (benchmarks/scenarios): the share of wrong decided verdicts with noise of several kinds and
-over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. Rows that the file has already
-are not computed again. docs/verdicts.md has the table.
+over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. Rows that
+benchmarks/calibration.csv has already are not computed again. docs/verdicts.md has the table.
 """
 import bisect
 import importlib
@@ -114,6 +114,7 @@ def main(_):
     if flags.FLAGS.markdown:
         print(markdown(done))
         return
+    jobs.sort(key=lambda job: job[1][1][1])  # tables of many groups take longest: one group of every rule first
     rows = done.to_dict("records")
     with ProcessPoolExecutor(flags.FLAGS.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])
@@ -155,5 +156,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("workers", os.cpu_count(), "processes")
     flags.DEFINE_bool("markdown", False, "print the file's table for docs/verdicts.md, and simulate nothing")
     flags.DEFINE_list("experiment", [], "experiments to calibrate; all when empty")
-    flags.DEFINE_string("out", "calibration.csv", "where the shares are kept")
+    flags.DEFINE_string("out", "benchmarks/calibration.csv", "where the shares are kept")
     app.run(main)

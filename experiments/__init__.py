@@ -1,14 +1,11 @@
-"""What is claimed: a room for each script, and in it one module a claim, with what only its claims share beside them.
-"""
+"""What is claimed: a room for each script, in it one module a claim, and beside them what only its claims share."""
 import importlib
 import os
 import sys
 
 
 def _import_tensorflow_quietly():
-    """TensorFlow prints notes on its CPU and CUDA libraries before any log level applies; a script's output stays
-    clean.
-    """
+    """TensorFlow prints notes on its libraries before any log level applies; a script's output stays clean."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules or os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0":
         return

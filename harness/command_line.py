@@ -151,9 +151,7 @@ def usage(flag):
 
 
 def parse(argv, flag_values=FLAGS):
-    """absl's flags_parser: help by group; what cannot be read ends in one line that names the nearest flag, before any
-    work.
-    """
+    """absl's flags_parser: help by group; what cannot be read ends before any work, in a line with the nearest flag."""
     if HELP & set(argv[1:]):
         print(help_text(sys.modules["__main__"].__doc__ or "", flag_values))
         sys.exit(0)

@@ -34,10 +34,10 @@ class Experiment:
         ValueError.
     grid: {field: values} of a run without flags; at most two minutes on two cores.
     columns: {name: meaning} of every number that measure may return. `<..>` in a name stands for any text:
-    robust/<epsilon>.
+        robust/<epsilon>.
     table: the columns of the printed table, in its order.
     stages: names of the training runs inside of one config (`fit`'s stage), each used once; empty where nothing is
-    trained.
+        trained.
     apart: the fields whose values are compared. Every other field but the seed makes a group (judging/results.py).
     measure: (config, data, run) -> {name: number or array}.
     judge: (results) -> Verdict; called with at least one row, perhaps all diverged.

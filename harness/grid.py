@@ -66,6 +66,12 @@ def identifying(config):
     return result
 
 
+def identifying_axes(config_class, grid):
+    """{field: values} of a grid without the fields that came later and have their default alone: see `identifying`."""
+    added = {name: leaf.default for name, (_, leaf, _) in leaves(config_class).items() if leaf.metadata.get("added")}
+    return {name: values for name, values in grid.items() if not (name in added and list(values) == [added[name]])}
+
+
 def make(config_class, values):
     """The config whose fields have the given flat values; all else keeps the defaults of config_class."""
     return replace(config_class(), values)

@@ -84,10 +84,11 @@ def run(
             check_writable(folder)
             new = configs if results is None else [config for config in configs if config.seed not in plan[number - 1]]
             ids = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
-            looks = looks or trial.Looks(folder, grid, plan, margins)
+            looks = looks or trial.Looks(folder, grids.identifying_axes(experiment.config, grid), plan, margins)
         found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, quiet)
         results = found if results is None else join(results, found)
-        look = looks.take(number)
+        with refusals():
+            look = looks.take(number)
         results = replace(results, look=look, margins=margins)
         flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins)
         rows = write_results(folder, results, flags, experiment.modernize)

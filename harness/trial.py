@@ -4,6 +4,7 @@
 error budget (judging/looks.py). It is written before a verdict is made: who has seen a report has taken a look.
 """
 import json
+import math
 
 from harness import grid as grids
 from harness.memo import content
@@ -37,14 +38,16 @@ def plan_seeds(first, max_seeds):
 
 def check_margins(experiment, given):
     """{name: margin} that the judge uses: the experiment's own, but for those given.  Raises ValueError."""
+    margins = {}
     for name, value in given.items():
         if name not in experiment.margins:
             known = " and ".join(experiment.margins) or "none"
             raise ValueError(f"this experiment has no {name}: its smallest effects that matter are {known}")
-        if not value > (1 if name == "margin_factor" else 0):
+        margins[name] = grids.convert(name, value, float)
+        if not (1 if name == "margin_factor" else 0) < margins[name] < math.inf:
             least = "a factor above 1" if name == "margin_factor" else "a difference above 0"
             raise ValueError(f"{name} must be {least}, got {value}")
-    return {**experiment.default_margins, **given}
+    return {**experiment.default_margins, **margins}
 
 
 class Looks:

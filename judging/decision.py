@@ -22,17 +22,21 @@ from dataclasses import dataclass
 from analysis.statistics import one_sided_p
 from judging.looks import ERROR
 from judging.power import MAX_SEEDS, seeds_needed
+from judging.replicates import describe_replicates
 from judging.verdict import Verdict
 
 MIN_SEEDS = 3  # of any t-test: two values have no spread to speak of
+ROUNDING = 1e-12  # of the mean: a spread below it is none, as one_sided_p has it
+NAMED = 3  # of the statements that refute a group, so many are named
 
 
 @dataclass(frozen=True)
 class Test:
     """One one-sided hypothesis test.
 
-    p_value: nan where it cannot be made.  n: seeds (or other sampling units) it rests on.  effect: how far on the right
-    side of the bound the mean lies, in standard deviations of one seed; nan where seeds are not what it needs.
+    p_value: nan where it cannot be made.  n: seeds (or other sampling units) it rests on; 0 of a fact.  effect: how far
+    on the right side of the bound the mean lies, in standard deviations of one seed; nan where it is not known, and
+    where seeds are not what it needs.
     """
 
     __test__ = False  # for pytest: no test case
@@ -40,6 +44,11 @@ class Test:
     p_value: float
     n: int = 0
     effect: float = math.nan
+
+    @property
+    def is_fact(self) -> bool:
+        """Was it proved or counted?"""
+        return self.n == 0 and not math.isnan(self.p_value)
 
 
 def above(estimate, bound: float = 0.0) -> Test:
@@ -66,7 +75,8 @@ def _t_test(estimate, bound, *, above):
     if estimate.n < MIN_SEEDS:
         return Test(math.nan, estimate.n)
     distance = (estimate.mean - bound) * (1 if above else -1)
-    effect = distance / estimate.std if estimate.std > 0 else math.copysign(math.inf, distance)
+    spread = estimate.std > ROUNDING * max(abs(estimate.mean), abs(bound))
+    effect = distance / estimate.std if spread else math.inf if distance > 0 else 0.0
     return Test(one_sided_p(estimate, bound, above=above), estimate.n, effect)
 
 
@@ -98,8 +108,8 @@ class Finding:
 
     @property
     def support_p(self) -> float:
-        """The smallest p-value of the supporting statements, times their number (Bonferroni)."""
-        return min(1.0, len(self.supports) * min((s.p_value for s in self.supports), default=1.0))
+        """The smallest p-value of the supporting statements, times their number (Bonferroni); 1 where there is none."""
+        return min([1.0, *(len(self.supports) * statement.p_value for statement in self.supports)])
 
 
 def holm(p_values, level: float) -> list:
@@ -136,22 +146,22 @@ def decide(results, findings, test: str, *, notes: str = "", opening: str = "") 
     refuted = {}
     for (i, statement), rejected in zip(statements, made):
         if rejected:
-            refuted.setdefault(i, statement)
+            refuted.setdefault(i, []).append(statement)
     supported = hochberg([finding.support_p for finding in findings], level)
     outcomes = tuple(
         "refuted" if i in refuted else "supported" if supported[i] else "undecided" for i in range(len(findings))
     )
     outcome = "refuted" if refuted else "supported" if all(supported) else "undecided"
     parts = [describe(finding, outcomes[i], refuted.get(i)) for i, finding in enumerate(findings)]
-    needed = None if outcome != "undecided" else find_seeds_needed(results, findings, len(statements))
+    needed = None if outcome != "undecided" else find_seeds_needed(results, findings)
     return Verdict(
         outcome,
         f"{opening}{'; '.join(parts)}.{notes}",
         test,
-        family=describe_family(results.look, len(findings), len(statements)),
+        family=describe_family(results.look, findings) + describe_replicates(results),
         groups=tuple((finding.label, one) for finding, one in zip(findings, outcomes)),
         seeds_needed=needed,
-        advice=describe_need(results, needed) if outcome == "undecided" else "",
+        advice=describe_need(results, findings, needed) if outcome == "undecided" else "",
     )
 
 
@@ -159,67 +169,95 @@ def describe(finding, outcome, refuting):
     """`mlp, depth 1 (supported: falls with width): 0.4 [0.1, 0.7] over 6 seeds`."""
     says = outcome
     if refuting:
-        says += f": {refuting.text}"
+        more = f", and {len(refuting) - NAMED} more" if len(refuting) > NAMED else ""
+        says += f": {', '.join(statement.text for statement in refuting[:NAMED])}{more}"
     elif outcome == "supported":
         best = min(finding.supports, key=lambda statement: statement.p_value)
         says += f": {best.text}"
     return f"{finding.label} ({says}): {finding.text}" if finding.label else f"({says}) {finding.text}"
 
 
-def describe_family(look, groups, refuting):
+def describe_family(look, findings):
     """What the error budget is shared out over, and what the intervals mean."""
+    refuting = [statement for finding in findings for statement in finding.refutes]
     level = 100 * ERROR / 2 * look.share
-    several = "the group" if groups == 1 else f"each of {groups} groups (intersection-union)"
-    over = "one statement" if refuting == 1 else f"{refuting} statements (Holm)"
+    intervals = f"Intervals hold one by one, at {100 - 2 * level:.4g} %."
+    if all(test.is_fact for statement in _statements(findings) for test in statement.tests):
+        return f"What would decide is proved or counted, so there is no error to share out. {intervals}"
+    several = "the group" if len(findings) == 1 else f"each of {len(findings)} groups (intersection-union)"
+    parts = []
+    if any(finding.supports for finding in findings):
+        parts.append(f"supported if its tests pass in {several}")
+    if refuting:
+        any_of = "one statement" if len(refuting) == 1 else f"any of {len(refuting)} statements (Holm)"
+        parts.append(f"refuted by {any_of}")
     text = (
-        f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %: supported if its tests pass in "
-        f"{several}, refuted by any of {over}, each direction at {level:.3g} %"
+        f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %: {', '.join(parts)}, each "
+        f"direction at {level:.3g} %"
     )
-    if len(look.plan) > 1 or not look.planned:
-        *others, last = map(str, look.plan)
+    if look.share < 1:
+        *others, last = map(str, look.plan or [look.seeds])
         sizes = f"{', '.join(others)} and {last}" if others else last
         planned = f"planned at {sizes} seeds" if look.planned else "not planned at the start"
         text += f", look {look.number} ({planned}) having {100 * look.share:.3g} % of the whole"
-    return f"{text}. Intervals hold one by one, at {100 - 2 * level:.4g} %."
+    return f"{text}. {intervals}"
 
 
 # -- what would decide
 
 
-def find_seeds_needed(results, findings, refuting):
-    """The least number of seeds that would decide, either way, at the effects and spreads seen; None beyond reach."""
-    share = results.look.next_share or results.look.share
-    level = ERROR / 2 * share
-    wanted = []
-    for statement in (statement for finding in findings for statement in finding.refutes):
-        wanted.append(_needed([statement], level / max(1, refuting)))
+def _statements(findings):
+    return [statement for finding in findings for statement in (*finding.supports, *finding.refutes)]
+
+
+def find_seeds_needed(results, findings):
+    """The least number of seeds that would decide, either way, at the effects and spreads seen.
+
+    None where no number within reason would, or seeds are not what is needed.
+    """
+    seeds = results.table["seed"].nunique()
+    level = ERROR / 2 * (results.look.next_share or results.look.share)
+    refuting = [statement for finding in findings for statement in finding.refutes]
+    wanted = [_needed([statement], level / len(refuting), seeds) for statement in refuting]
     best = []
     for finding in findings:
-        reachable = [(n, s) for s in finding.supports if (n := _needed([s], level / len(finding.supports)))]
+        share = level / max(1, len(finding.supports))
+        reachable = [(n, i) for i, s in enumerate(finding.supports) if (n := _needed([s], share, seeds))]
         if not reachable:
             break
-        best.append(min(reachable, key=lambda pair: pair[0])[1])
+        best.append(finding.supports[min(reachable)[1]])
     else:
-        wanted.append(_needed(best, level / max(len(finding.supports) for finding in findings)))
-    return min((n for n in wanted if n), default=None)
+        wanted.append(_needed(best, level / max(len(finding.supports) for finding in findings), seeds))
+    needed = min((n for n in wanted if n), default=None)
+    return needed and max(needed, seeds + 1)  # the level of the next look may be above that of this one
 
 
-def _needed(statements, level):
-    tests = [test for statement in statements for test in statement.tests if test.p_value != 0]  # a fact is one
-    if not tests or any(math.isnan(test.effect) for test in tests):
+def _needed(statements, level, seeds):
+    """Seeds at which all of these statements would be made; as many of them as now lack what is compared."""
+    tests = [test for statement in statements for test in statement.tests]
+    effects = [test.effect for test in tests if not (test.is_fact and test.p_value <= level)]
+    if not effects:
         return None
-    return seeds_needed([test.effect for test in tests], level, at_least=MIN_SEEDS)
+    needed = seeds_needed(effects, level, at_least=MIN_SEEDS)
+    if needed is None:
+        return None
+    used = min(test.n for test in tests if not test.is_fact)
+    needed = math.ceil(needed * max(seeds, used) / used)
+    return needed if needed <= MAX_SEEDS else None
 
 
-def describe_need(results, needed):
+def describe_need(results, findings, needed):
     """`About 14 seeds would decide ..`, with the time that they take."""
     seeds = results.table["seed"].nunique()
-    if seeds < MIN_SEEDS:
-        return f"A verdict needs {MIN_SEEDS} seeds or more."
+    tests = [test for statement in _statements(findings) for test in statement.tests if not test.is_fact]
     if needed is None:
+        if any(math.isnan(test.p_value) for test in tests):
+            if seeds < MIN_SEEDS:
+                return f"A verdict needs {MIN_SEEDS} seeds or more."
+            return f"Too few of the {seeds} seeds have all that is compared: a test needs {MIN_SEEDS}."
+        if all(math.isnan(test.effect) for test in tests):
+            return "More seeds alone would not decide."
         return f"At the effects and spreads seen, no number of seeds up to {MAX_SEEDS} would decide."
-    if needed <= seeds:
-        return ""
     seconds = results.table["seconds"].sum() / seeds * (needed - seeds) if "seconds" in results.table else math.nan
     time = "" if math.isnan(seconds) else f", some {format_seconds(seconds)} more"
     return f"About {needed} seeds would decide (80 % power at the effect and spread seen, both uncertain){time}."

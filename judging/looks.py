@@ -39,9 +39,10 @@ class Look:
 
     @property
     def next_share(self) -> float:
-        """The share of the last look of one more plan, of two looks."""
+        """The share of the last look of one more plan, from these seeds on to twice as many."""
         sizes = plan_sizes(max(1, self.seeds), 2 * max(1, self.seeds))
-        return LATER_PLAN * self.left * (1 - (sizes[1] / sizes[-1]) ** SPENDING_POWER) if len(sizes) > 1 else 0.0
+        seen, *_, before, whole = (size**SPENDING_POWER for size in (sizes[0], *sizes))
+        return LATER_PLAN * self.left * (whole - before) / (whole - seen)
 
 
 def plan_sizes(first: int, last: int) -> tuple:

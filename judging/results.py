@@ -37,7 +37,9 @@ class Group:
     @property
     def widths(self):
         """The width of every row's network, a Series; NaN where a stored model has none."""
-        return self.rows.apply(actual_width, axis=1).astype(float)
+        networks = zip(self.rows["model"], self.rows["width"])
+        widths = [actual_width({"model": model, "width": width}) for model, width in networks]
+        return pd.Series(widths, self.rows.index, dtype=float)
 
     @property
     def by_width(self):
@@ -75,8 +77,11 @@ class Results:
 
     @property
     def confidence(self):
-        """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it."""
-        return 1 - ERROR * self.look.share
+        """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it.
+
+        Below 1 also where so many looks were taken that nothing is left.
+        """
+        return 1 - max(ERROR * self.look.share, 1e-9)
 
     def groups(self, apart=None):
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.

@@ -13,7 +13,7 @@ def width_trend(group, measure, *, power_law=False, level=0.95):
     if widths.isna().any():
         return None
     # A width that is given and one that is the model's default may be the same network.
-    rows = group.rows.assign(_width=widths).drop_duplicates(["_width", "seed"])
+    rows = group.rows[[measure, "seed"]].assign(_width=widths).drop_duplicates(["_width", "seed"])
     return axis_trend(rows, "_width", measure, power_law=power_law, level=level)
 
 
@@ -33,12 +33,10 @@ def why_no_trend(groups):
 
 
 def format_trend(trend, *, power_law=False):
-    """`increasing (slope 0.1 [0.05, 0.15] per doubling, Page p = 0.01, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
+    """`increasing (slope 0.1 [0.05, 0.15] per doubling, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
     slope = trend.slope
     if not slope.n:
         return "not measured (a trend needs two widths or more)"
     interval = f" [{slope.low:.2g}, {slope.high:.2g}]" if slope.n > 1 else ""
-    p_value = min(trend.p_increasing, trend.p_decreasing)
-    page = f", Page p = {p_value:.2g}" if p_value == p_value else ""
     size = f"width^{slope.mean:.2g}{interval}" if power_law else f"slope {slope.mean:.2g}{interval} per doubling"
-    return f"{trend.direction} ({size}{page}, {trend.blocks} seeds)"
+    return f"{trend.direction} ({size}, {trend.blocks} seeds)"

@@ -55,12 +55,11 @@ def ntk_parameterized(
     seed=0,
     dtype="float32",
 ):
-    """Keras model from inputs [n, *input_shape] to logits [n, num_classes] with `depth` hidden layers of `width`
-    channels.
+    """Keras model: inputs [n, *input_shape] -> logits [n, num_classes], with `depth` hidden layers of `width` channels.
 
     architecture: one of infinite_width_kernels.ARCHITECTURES; all else as in infinite_width_kernels.limit_kernels,
-    whose kernels are this
-    network's in the limit of width.  Raises ValueError for unknown names, or no images [h, w, c] for a convolution.
+    whose kernels are this network's in the limit of width.
+    Raises ValueError for unknown names, or no images [h, w, c] for a convolution.
     """
     if architecture not in ARCHITECTURES or activation not in ACTIVATIONS:
         raise ValueError(

@@ -199,9 +199,7 @@ def everything(folder, table, modernize=dict):
 
 
 def versions_used(folder, config_ids):
-    """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs; several of one where they
-    differ.
-    """
+    """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs, all where they differ."""
     found = {}
     for config_id in config_ids:
         with suppress(OSError, ValueError):

@@ -137,8 +137,7 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
     steps = tf.constant(attack.steps)
     numbers = [tf.constant(v, dtype) for v in (mean, std, low, high, attack.epsilon, attack.step_size)]
     for restart in range(attack.restarts):
-        # One stream for each restart, drawn image by image: an image's start does not depend on the size of the
-        # batches.
+        # One stream for each restart, drawn image by image: no image's start depends on the size of the batches.
         rng = np.random.default_rng([seed, restart])
         for first in range(0, len(x), batch_size):
             rows = slice(first, first + batch_size)
@@ -172,8 +171,7 @@ def numpy_start(rng, shape, attack):
         return attack.epsilon * rng.uniform(-1, 1, shape)
     size = math.prod(shape[1:])
     draws = rng.standard_normal((shape[0], size + 2))
-    # Dropping two coordinates of a uniform point on the sphere in d + 2 dimensions leaves a uniform point of the
-    # d-ball.
+    # A uniform point on the sphere in d + 2 dimensions, less two coordinates, is a uniform point of the d-ball.
     points = draws / np.linalg.norm(draws, axis=1, keepdims=True)
     return (attack.epsilon * points[:, :size]).reshape(shape)
 

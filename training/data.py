@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-TFDS_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
-DATASETS = ("digits", *TFDS_NAMES, "gaussian")
+TFDS_SIZES = {  # images for training and test in the split that tensorflow_datasets has
+    "cifar10": (50000, 10000),
+    "cifar100": (50000, 10000),
+    "mnist": (60000, 10000),
+    "fashion_mnist": (60000, 10000),
+    "svhn_cropped": (73257, 26032),
+}
+DATASETS = ("digits", *TFDS_SIZES, "gaussian")
 PIXEL_NOISE = ("none", "shuffled", "random", "gaussian")
 
-# Stream numbers keep the random draws of one seed independent of each other: adding label noise moves no split.
+# Stream numbers keep the random draws of one seed independent of each other: adding label noise moves no split. No two
+# seeds (below 2^32, as NumPy's and Keras' global ones must be) have a stream in common.
 SPLIT, SUBSET, LABELS, PIXELS, SYNTHETIC = range(5)
 
 
@@ -39,6 +46,10 @@ class DataConfig:
         default=0.0, metadata={"help": "probability that a training label is replaced by a uniform class"}
     )
     pixel_noise: str = field(default="none", metadata={"help": f"pixel corruption, one of {', '.join(PIXEL_NOISE)}"})
+    resample: bool = field(
+        default=False,
+        metadata={"help": "draw training and test set anew by seed, out of both (image sets)", "added": True},
+    )
 
     def validate(self):
         if self.dataset not in DATASETS:
@@ -52,6 +63,11 @@ class DataConfig:
             raise ValueError(f"unknown pixel_noise {self.pixel_noise!r}: allowed are {', '.join(PIXEL_NOISE)}")
         if self.augment and self.dataset == "gaussian":
             raise ValueError("augment crops and flips images, but dataset gaussian has no images")
+        if self.resample and self.dataset not in TFDS_SIZES:
+            raise ValueError(
+                f"resample is for data sets with a fixed split, {', '.join(TFDS_SIZES)}, but every seed draws "
+                f"{self.dataset} anew without it"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,22 @@ def raw(config, seed, data_dir):
     if config.dataset == "gaussian":
         return gaussian(seed, config.train_size or 1000, config.test_size or 1000)
     train, test, classes = read_tfds(config.dataset, data_dir)
+    if config.resample:
+        images, labels = (np.concatenate(both) for both in zip(train, test))
+        return *draw_split(images, labels, len(test[0]), seed), classes
     return *train, *test, classes
+
+
+def draw_split(images, labels, test_size, seed):
+    """(x_train, labels, x_test, test_labels), stratified by class; test_size: a share, or a number of images."""
+    from sklearn.model_selection import train_test_split
+
+    # scikit-learn takes 32-bit seeds only
+    state = int(generator(seed, SPLIT).integers(2**32))
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, labels, test_size=test_size, stratify=labels, random_state=state
+    )
+    return x_train, y_train, x_test, y_test
 
 
 @functools.lru_cache(maxsize=1)
@@ -148,15 +179,7 @@ def read_digits():
 
 
 def digits(seed):
-    from sklearn.model_selection import train_test_split
-
-    images, labels = read_digits()
-    # scikit-learn takes 32-bit seeds only
-    state = int(generator(seed, SPLIT).integers(2**32))
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, stratify=labels, random_state=state
-    )
-    return x_train, y_train, x_test, y_test, 10
+    return *draw_split(*read_digits(), 0.2, seed), 10
 
 
 def gaussian(seed, train_size, test_size, shape=(8, 8, 1), classes=10, separation=0.25):
@@ -282,6 +305,9 @@ def crop_and_flip(images, chosen, count, key):
 
     height, width = images.shape[1:3]
     pad = max(1, height // 8)
+    # These keys are the next two seeds' too, for their orders and crops. The draws of two seeds are independent all the
+    # same: a flip is the last of 32 random bits, a crop their remainder by an odd number, and an order comes from its
+    # key in another way. Keys of their own would change the bits of results.
     draws = tf.random.stateless_uniform([count, 3], key + [1, 0], maxval=2 * pad + 1, dtype=tf.int32)
     flips = tf.random.stateless_uniform([count], key + [2, 0], maxval=2, dtype=tf.int32)
     top, left, flip = tf.gather(draws[:, 0], chosen), tf.gather(draws[:, 1], chosen), tf.gather(flips, chosen)

@@ -236,8 +236,7 @@ class Keeper(keras.callbacks.Callback):
         self.run.epoch(self.stage, row, self.config.epochs)
         if epoch == 0 or last or (epoch + 1) % max(1, self.config.epochs // (HISTOGRAMS - 1)) == 0:
             self.run.histograms(self.stage, epoch + 1, {v.path: v.numpy() for v in self.model.trainable_variables})
-        # Saving may take at most a twentieth of the time: a resume starts at the last saved epoch and is exact from
-        # any.
+        # Saving may take at most a twentieth of the time: a resume is exact from whichever epoch was saved last.
         now = time.perf_counter()
         if last or now - self.saved >= 20 * self.cost:
             self.run.save_checkpoint(self.stage, self.state())

@@ -4,17 +4,88 @@ import numpy as np
 from benchmarks.scenarios import EVIDENT, Scenario
 
 PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
+SIZE = 0.1  # of an effect of 1, in log10 of a loss or a sharpness
+FACTOR = np.log10(1.1) / SIZE  # the margin in those units
+NARROW = np.log10(1.1) / (2 * EVIDENT)  # the same of an effect where the loss must lie between two margins
+
+
+def initialization(ratio):
+    """Final losses from three starts; ratio: (effect, start) -> log10 above the default's, in units of SIZE."""
+    def fill(draw, table, effect):
+        starts = table["initialization"]
+        above = sum(np.where(starts == name, ratio(effect, name), 0) for name in ("zero", "equal"))
+        return {"after/train/loss": 10 ** (-1 + SIZE * above + draw(starts != "default", SIZE * PAIRED))}
+
+    return fill
+
+
+def distillation(ratio, size):
+    """Losses before and after training on; ratio: (effect) -> log10 of after / before, in units of size."""
+    def fill(draw, table, effect):
+        return {
+            "distilled/train/loss": 10 ** (-1 + draw(0, size * PAIRED)),
+            "trained/train/loss": 10 ** (-1 + size * ratio(effect) + draw(1, size * PAIRED)),
+        }
+
+    return fill
+
+
+WIDTHS, DEPTHS = (2, 4, 8), (1, 3)
+SLOPE = 0.1  # of an effect of 1: an exponent of the width or of the depth
+NOISE = {"width": SLOPE * np.sqrt(2), "depth": SLOPE * np.log2(3) / np.sqrt(2)}  # whose slope spreads by SLOPE
+
+
+def depth_width(edge, exponents):
+    """Losses of six networks; exponents: (effect, table) -> of width and depth in each row, in units of SLOPE.
+
+    edge: the axis whose slopes have a standard deviation of 1.
+    """
+    def fill(draw, table, effect):
+        size = {axis: np.log2(table[axis].astype(float)) for axis in ("width", "depth")}
+        of_width, of_depth = exponents(effect, table)
+        logarithm = SLOPE * (of_width * size["width"] + of_depth * size["depth"])
+        loss = 2 ** (logarithm + draw(size[edge] > size[edge].min(), NOISE[edge]))
+        ends = {"final/converged": 1.0, "final/at_kink": 0.0, "theorem/relative_gap": 1e-12}
+        return {"final/loss": loss, **{name: np.full(len(table), value) for name, value in ends.items()}}
+
+    return fill
+
+
+def flat_at_one(axis):
+    """Exponents that are evident but along one axis at the smallest level of the other, where they are -effect."""
+    other = {"width": "depth", "depth": "width"}[axis]
+
+    def exponents(effect, table):
+        along = np.where(table[other] == table[other].min(), -effect, -EVIDENT)
+        across = np.full(len(table), -EVIDENT)
+        return (along, across) if axis == "width" else (across, along)
+
+    return exponents
+
+
+def elimination(excess):
+    """Runs that left the certified minimum; excess: (effect) -> log10 above the default's loss, in units of SIZE."""
+    def fill(draw, table, effect):
+        constant = {
+            "certificate/radius": 0.1, "certificate/floor": 10.0, "reference/loss": 0.01, "final/objective": 5.0,
+            "final/a": 0.1, "peak/a": 1.0, "final/exponent": 9.0, "peak/exponent": 3.0, "final/neurons": 1.0,
+            "peak/neurons": 1.0,
+        }  # fmt: skip
+        loss = 10 ** (-2 + SIZE * excess(effect) + draw(0, SIZE))
+        return {"final/network_loss": loss, **{name: np.full(len(table), value) for name, value in constant.items()}}
+
+    return fill
 
 
 def sharpness(sharper, worse):
     """Sharpness and accuracies of both batches; sharper, worse: (effect) -> true differences.
 
-    In units of 0.1 in log10 sharpness and of 0.01 in accuracy.
+    In units of SIZE in log10 sharpness and of 0.01 in accuracy.
     """
     def fill(draw, table, effect):
         return {
-            "small/sharpness": 10 ** (1 + draw(0, 0.1 * PAIRED)),
-            "large/sharpness": 10 ** (1 + 0.1 * sharper(effect) + draw(1, 0.1 * PAIRED)),
+            "small/sharpness": 10 ** (1 + draw(0, SIZE * PAIRED)),
+            "large/sharpness": 10 ** (1 + SIZE * sharper(effect) + draw(1, SIZE * PAIRED)),
             "small/test/accuracy": 0.9 + draw(0, 0.01 * PAIRED),
             "large/test/accuracy": 0.9 - 0.01 * worse(effect) + draw(1, 0.01 * PAIRED),
         }
@@ -22,8 +93,30 @@ def sharpness(sharper, worse):
     return fill
 
 
-FACTOR = np.log10(1.1) / 0.1  # the margins in those units
+STARTS = {"initialization": ["default", "zero", "equal"]}
+SHAPES = {"dataset": ["digits"], "depth": list(DEPTHS), "width": list(WIDTHS)}
+DOUBLING = np.log2(1.1) / SLOPE
 SCENARIOS = [
+    Scenario("initialization", "one start ends above by just the margin, the other evidently below", "supported",
+             initialization(lambda e, name: FACTOR - (e if name == "zero" else EVIDENT)), STARTS),
+    Scenario("initialization", "two starts end above by just the margin", "refuted",
+             initialization(lambda e, name: FACTOR + e), STARTS),
+    Scenario("distillation", "training on lowers the loss by just the margin", "supported",
+             distillation(lambda e: e - 2 * EVIDENT, NARROW), {}),
+    Scenario("distillation", "training on raises the loss by just the margin", "supported",
+             distillation(lambda e: 2 * EVIDENT - e, NARROW), {}),
+    Scenario("distillation", "training on lowers the loss by just the margin", "refuted",
+             distillation(lambda e: -FACTOR - e, SIZE), {}),
+    Scenario("depth_width", "no fall with width at one depth, evident ones elsewhere", "supported",
+             depth_width("width", flat_at_one("width")), SHAPES),
+    Scenario("depth_width", "no fall with depth at one width, evident ones elsewhere", "supported",
+             depth_width("depth", flat_at_one("depth")), SHAPES),
+    Scenario("depth_width", "the loss falls with width and depth by just the margin", "refuted",
+             depth_width("width", lambda e, table: (e - DOUBLING, e - DOUBLING)), SHAPES),
+    Scenario("elimination", "the network ends above by just the margin", "supported",
+             elimination(lambda e: FACTOR - e), {"trainable": ["all"]}, axis="train_size"),
+    Scenario("elimination", "the network ends above by just the margin", "refuted",
+             elimination(lambda e: FACTOR + e), {"trainable": ["all"]}, axis="train_size"),
     Scenario("sharpness", "large batches are as sharp as small ones, and much worse", "supported",
              sharpness(lambda e: e, lambda e: np.full_like(e, EVIDENT)), {}),
     Scenario("sharpness", "large batches are much sharper, and as good", "supported",

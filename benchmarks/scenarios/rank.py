@@ -1,2 +1,71 @@
 """Scenarios of the experiments of run_rank.py; see benchmarks/scenarios/__init__.py."""
-SCENARIOS = []
+import numpy as np
+
+from benchmarks.scenarios import EVIDENT, Scenario
+
+PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
+
+
+def robustness(clean, robust, rank, capped):
+    """An unedited network and both edits; (effect) -> true differences to the unedited one.
+
+    clean, robust, rank: RankMin's gain in clean and in robust accuracy and its fall of rank.  capped: RankMax's gain in
+    both accuracies; its rank evidently rises. All in units of 0.01.
+    """
+    def fill(draw, table, effect):
+        edit = table["edit"].to_numpy()
+        minimum, maximum = edit == "rank_min", edit == "rank_max"
+
+        def values(of_minimum, of_maximum):
+            return 0.01 * (minimum * of_minimum + maximum * of_maximum) + draw(edit != "none", 0.01 * PAIRED)
+
+        return {
+            "test/accuracy": 0.9 + values(clean(effect), capped(effect)),
+            "robust/mean": 0.5 + values(robust(effect), capped(effect)),
+            "rank/relative": 0.8 + values(-rank(effect), EVIDENT),
+        }
+
+    return fill
+
+
+def spectra(fall):
+    """Relative effective rank before and after training; fall: (effect) -> true fall, in units of 0.01."""
+    def fill(draw, table, effect):
+        return {
+            "untrained/rank": 0.9 + draw(0, 0.01 * PAIRED),
+            "trained/rank": 0.9 - 0.01 * fall(effect) + draw(1, 0.01 * PAIRED),
+        }
+
+    return fill
+
+
+def as_it_is(effect):
+    return effect
+
+
+def evident(effect):
+    return np.full_like(effect, EVIDENT)
+
+
+def harm(effect):
+    return -evident(effect)
+
+
+MARGIN = 1  # of both experiments, in those units
+EDITS = {"train_epsilon": 0.0}
+SCENARIOS = [
+    Scenario("robustness", "RankMin gains robust accuracy, and no clean accuracy", "supported",
+             robustness(as_it_is, evident, evident, harm), EDITS),
+    Scenario("robustness", "RankMin gains clean accuracy, and no robust accuracy", "supported",
+             robustness(evident, as_it_is, evident, harm), EDITS),
+    Scenario("robustness", "RankMin gains accuracy without lowering the rank", "supported",
+             robustness(evident, evident, as_it_is, harm), EDITS),
+    Scenario("robustness", "RankMin gains both accuracies by just the margin, RankMax nothing", "refuted",
+             robustness(lambda e: MARGIN - e, lambda e: MARGIN - e, evident, as_it_is), EDITS),
+    Scenario("robustness", "RankMin costs accuracy without lowering the rank", "refuted",
+             robustness(harm, harm, as_it_is, harm), EDITS),
+    Scenario("spectra", "training leaves the rank as it is", "supported",
+             spectra(as_it_is), {"model": "mlp", "train_epsilon": 0.0, "edit": "none"}),
+    Scenario("spectra", "training lowers the rank by just the margin", "refuted",
+             spectra(lambda e: MARGIN - e), {"model": "mlp", "train_epsilon": 0.0, "edit": "none"}),
+]  # fmt: skip

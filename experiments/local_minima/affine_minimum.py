@@ -15,8 +15,9 @@ from analysis.evaluation import evaluate, evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters, set_parameters
 from analysis.statistics import t_interval
-from experiments.local_minima.affine_start import GLOBAL_TOLERANCE, affine_optimum, check_embeddable, stable_rate
+from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.decision import Finding, Statement, decide, fact
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
@@ -199,47 +200,61 @@ def judge(results):
 
     The interval is over seeds; each counts once, by the mean over the networks of log10(floor / loss from default).
     """
+    factor = results.margins["margin_factor"]
     test = (
         "Proof: inside the certified ball every network is affine on the training set, so none has a loss below the "
-        f"floor; the same architecture from default initialization ends more than {GLOBAL_TOLERANCE:g} times lower."
+        f"floor; the same architecture from default initialization ends more than {factor:g} times lower. One such "
+        "network refutes."
     )
-    trained = results.measured("certificate/radius", "certificate/floor", "default/train/loss")
-    if len(trained):
-        table = trained.table
-        beaten = table["certificate/floor"] > GLOBAL_TOLERANCE * table["default/train/loss"]
-        trained = dataclasses.replace(trained, table=table[(table["certificate/radius"] > 0) & beaten])
-    if not len(trained):
+    findings, proven = [], []
+    for group in results.groups():
+        rows = beaten_minima(group.rows, factor)
+        proven += [rows] if len(rows) else []
+        text = f"{len(rows)} of {len(group.rows)}"
+        if len(rows):
+            text += f", {describe_ratio([rows], results.confidence)}"
+        refutes = (Statement("certified and beaten", (fact(True),)),) if len(rows) else ()
+        findings.append(Finding(group.label, text, refutes=refutes))
+    if not proven:
         certified = int((results.table.get("certificate/radius", pd.Series(dtype=float)) > 0).sum())
         return Verdict(
             "undecided",
             f"{certified} of {len(results)} networks sit at a certified local minimum, but none of their architectures "
-            f"was trained to a loss more than {GLOBAL_TOLERANCE:g} times lower.",
+            f"was trained to a loss more than {factor:g} times lower.",
             test,
         )
-    return Verdict(
-        "refuted",
-        f"{len(trained)} of {len(results)} networks sit at a certified suboptimal local minimum: no network within a "
-        f"distance of {trained.table['certificate/radius'].min():.3g} (the smallest radius) has a lower loss, while "
-        f"default initialization trains the same architecture to a loss {describe_ratio(trained)}.",
-        test,
+    opening = (
+        f"{sum(map(len, proven))} of {len(results)} networks sit at a certified suboptimal local minimum: no network "
+        f"within a distance of {min(rows['certificate/radius'].min() for rows in proven):.3g} (the smallest radius) "
+        "has a lower loss, while default initialization trains the same architecture to a loss "
+        f"{describe_ratio(proven, results.confidence)}. "
     )
+    return decide(results, findings, test, opening=opening)
 
 
-def describe_ratio(proven):
+def beaten_minima(rows, factor):
+    """The rows at a certified minimum whose floor exceeds `factor` times the loss from default initialization."""
+    columns = ["certificate/radius", "certificate/floor", "default/train/loss"]
+    radius, floor, default = rows.reindex(columns=columns).astype(float).to_numpy().T  # nan where a run diverged
+    return rows[(radius > 0) & (floor > factor * default)]
+
+
+def describe_ratio(proven, confidence):
     """`17.1 [13.2, 22.2] times lower (95 % interval over 3 seeds, each the mean of 4 networks)`.
 
     Of floor / loss from default initialization, by its logarithm; over the seeds in which every network is proven.
+    proven: the rows of each network.
     """
     logs = [
         np.log10(rows["certificate/floor"] / rows["default/train/loss"].clip(lower=1e-300))
-        for rows in (group.rows.set_index("seed") for group in proven.groups())
+        for rows in (rows.set_index("seed") for rows in proven)
     ]
     ratios = pd.concat(logs, axis=1)  # [seeds, networks]
     complete = ratios.dropna()
-    ratio = t_interval(complete.mean(axis=1) if len(complete) else [ratios.mean().mean()])
+    ratio = t_interval(complete.mean(axis=1) if len(complete) else [ratios.mean().mean()], confidence)
     several = f"the mean of {len(logs)} networks" if len(logs) > 1 else ""
     if ratio.n > 1:
-        note = f" (95 % interval over {ratio.n} seeds{several and f', each {several}'})"
+        note = f" ({100 * confidence:.4g} % interval over {ratio.n} seeds{several and f', each {several}'})"
     else:
         note = several and f" ({several})"
     return f"{format_factor(ratio)} times lower{note}"
@@ -331,4 +346,5 @@ EXPERIMENT = Experiment(
         **former_evaluation_columns("embedding", "embedding"),
         **former_evaluation_columns("default", "default"),
     },
+    margins={"margin_factor": (1.1, "floor at a certified minimum over the loss from default initialization")},
 )

@@ -11,9 +11,6 @@ from analysis.affine_minimum import AffineMinimum, embed, fit_affine
 from training.data import Data
 from training.fit import TrainingConfig, build_network
 
-# A local minimum counts as nearly global when a network of the same architecture gets at most this factor lower.
-GLOBAL_TOLERANCE = 1.1
-
 
 def affine_optimum(config, data: Data, run, loss: str | None = None) -> AffineMinimum:
     """fit_affine on the training set, for the loss of config.training unless another is given.

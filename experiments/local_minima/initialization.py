@@ -7,16 +7,17 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from analysis.activations import inactive_fractions
 from analysis.affine_minimum import embed
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
-from analysis.statistics import paired_difference
-from experiments.local_minima.affine_start import GLOBAL_TOLERANCE, affine_optimum, check_embeddable, stable_rate
+from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.decision import Finding, Statement, above, below, decide
+from judging.results import paired_by_seed
 from judging.verdict import Claim, Verdict
+from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -177,43 +178,47 @@ def measure_state(config, model, data, stage):
 
 
 def judge(results):
-    """Refuted where a start is trapped: paired by seed, its final training loss lies clearly above the default's."""
+    """Does a start end clearly above default initialization, paired by seed, or none of those tried?"""
+    factor = results.margins["margin_factor"]
     test = (
-        "Paired t-interval (95 %) over seeds of the difference in final training loss from default initialization; a "
-        f"start is trapped where it excludes 0 and the mean is more than {GLOBAL_TOLERANCE:g} times the default's."
+        "One-sided paired t-tests over seeds, per setting (runs alike in all but seed and start): log10 of the final "
+        f"training loss minus default initialization's. Refuted where a start ends more than {factor:g} times above; "
+        f"supported, of the starts tried, where all of them end within {factor:g} times."
     )
-    results = results.measured("after/train/loss")
-    if not len(results):
+    if not len(results.measured("after/train/loss")):
         return Verdict("undecided", "Every network diverged.", test)
-    trapped, compared, found = [], 0, []
-    for group in results.groups():
-        starts = group.split("initialization")
-        finals = {name: rows.set_index("seed")["after/train/loss"] for name, rows in starts.items()}
-        default = finals.pop("default", pd.Series(dtype=float))
-        pairs = {
-            name: pd.concat([losses, default], axis=1, keys=["start", "default"]).dropna()
-            for name, losses in finals.items()
-        }
-        pairs = {name: pair for name, pair in pairs.items() if len(pair) > 1}
-        above = {name: pair["start"].mean() for name, pair in pairs.items() if is_trapped(pair)}
-        compared += len(pairs)
-        trapped += above
-        if above:
-            losses = ", ".join(f"{name} ({loss:.3g})" for name, loss in above.items())
-            found.append(f"{group.label} from {losses}, where the default ends at {default.mean():.3g}")
-    if not compared:
-        return Verdict("undecided", "No start was compared with default initialization over two or more seeds.", test)
-    if trapped:
-        reason = f"{len(trapped)} of {compared} starts end above default initialization's loss: {'; '.join(found)}."
-        return Verdict("refuted", reason, test)
-    reason = f"None of {compared} starts ended measurably above default initialization's loss."
-    return Verdict("undecided", reason, test)
+    groups = [group for group in results.groups() if group.rows["after/train/loss"].notna().any()]
+    findings = [compare_starts(group, factor, results.confidence) for group in groups]
+    return decide(results, findings, test, opening="Final training loss: ")
 
 
-def is_trapped(pair):
-    """Does a start end above the default?  pair: final losses in columns `start` and `default`, a row for each seed."""
-    above = paired_difference(pair["start"], pair["default"]).direction == "greater"
-    return above and pair["start"].mean() > GLOBAL_TOLERANCE * pair["default"].mean()
+def compare_starts(group, factor, confidence) -> Finding:
+    """Every start of a Group against its default initialization, paired by seed.
+
+    A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low.
+    """
+    rows = group.rows.assign(log_loss=np.log10(group.rows["after/train/loss"].clip(lower=1e-300)))
+    starts = dataclasses.replace(group, rows=rows).split("initialization")
+    default = starts.pop("default", rows.iloc[:0])
+    if not starts or not default["log_loss"].notna().any():
+        return Finding(group.label, "no start was compared with default initialization")
+    ratios = {name: paired_by_seed(rows, default, "log_loss", confidence) for name, rows in starts.items()}
+    ends = [f"from default {default['after/train/loss'].mean():.3g}"]
+    for name, ratio in ratios.items():
+        mean = starts[name]["after/train/loss"].mean()
+        ends.append(
+            f"from {name} {mean:.3g}, {format_factor(ratio)} times that over {ratio.n} seeds" if ratio.n
+            else f"from {name} not measured on a seed of the default"
+        )  # fmt: skip
+    limit = np.log10(factor)
+    return Finding(
+        group.label,
+        ", ".join(ends),
+        supports=(
+            Statement("no start tried ends above", tuple(below(ratio, limit) for ratio in ratios.values())),
+        ),
+        refutes=tuple(Statement(f"{name} is trapped", (above(ratio, limit),)) for name, ratio in ratios.items()),
+    )
 
 
 def figures(results):
@@ -252,4 +257,6 @@ EXPERIMENT = Experiment(
     needs="initialization=embedding needs --model=mlp with --activation=relu",
     label=lambda config: config.initialization,
     former_columns={**former_evaluation_columns("before", "before"), **former_evaluation_columns("after", "after")},
+    margins={"margin_factor": (1.1, "final training loss over that of default initialization")},
+    # no max_seeds: the three seeds of the grid take most of the two minutes that a default run may
 )

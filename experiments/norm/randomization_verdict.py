@@ -129,7 +129,7 @@ def describe_sweep(plain):
         "test error": trend_over_p(sweep, 1 - sweep["test/accuracy"]),
     }
     return [
-        f"{what} is {trend.direction} in p (slope {format_interval(trend.slope)} per unit, Kendall {trend.kendall:.2g})"
+        f"{what} is {trend.direction} in p (slope {format_interval(trend.slope)} per unit)"
         for what, trend in trends.items() if trend.slope.n
     ]  # fmt: skip
 

@@ -1,18 +1,14 @@
 """What the claims share that something of a wide network stays constant: grid, rule and words of the verdict."""
-from analysis.statistics import Trend
+import math
+
+from analysis.statistics import t_interval
+from judging.decision import Finding, Statement, above, below, decide
 from judging.trends import format_trend, why_no_trend, width_trend
-from judging.verdict import Verdict, combine_outcomes
+from judging.verdict import Verdict
+from judging.wording import format_interval
 
 GRID = {"depth": [1, 3], "width": [32, 128, 512], "seed": [0, 1, 2]}
-
-
-def outcome(correlation: Trend, change: Trend) -> str:
-    """What the two trends with width say of one network: constant in the limit, or not, or neither shown."""
-    if correlation.direction == "increasing" and change.direction == "decreasing":
-        return "supported"
-    if correlation.direction == "decreasing" or change.direction == "increasing":
-        return "refuted"
-    return "undecided"
+MARGINS = {"margin_factor": (1.1, "relative change, a doubling of the width")}
 
 
 def judge_constancy(results, *, correlation: str, change: str, noun: str) -> Verdict:
@@ -20,30 +16,47 @@ def judge_constancy(results, *, correlation: str, change: str, noun: str) -> Ver
 
     correlation, change: columns.  noun: what they are measured on.
     """
+    factor = results.margins["margin_factor"]
     test = (
-        f"Per network, over seeds: slope of the {noun}'s correlation, and of the log2 of its relative change, against "
-        "log2(width) (95 % t-interval), and Page's trend test. Supported where correlation rises and change falls "
-        "with width, refuted where either does the opposite, undecided otherwise; over several networks, one "
-        "refutation refutes."
+        f"Per network, one-sided t-tests over seeds of the slopes against log2(width) of the {noun}'s correlation and "
+        "of the log2 of its relative change. Supported where the correlation rises and the change falls with width; "
+        f"refuted where the correlation falls, or the change falls by less than a factor of {factor:g} a doubling."
     )
     if not len(results.measured(correlation)):
         return Verdict("undecided", "Every network diverged.", test)
     groups = results.groups()
     trends = {
-        group.label: (width_trend(group, correlation), width_trend(group, change, power_law=True))
-        for group in groups if not group.widths.isna().any()
-    }  # fmt: skip
-    if not any(rising.slope.n for rising, _ in trends.values()):
-        measured = "; ".join(
-            f"{group.label}: correlation {group.rows[correlation].mean():.3g}, "
-            f"relative change {group.rows[change].mean():.3g}"
-            for group in results.groups(apart=())
+        group.label: (
+            width_trend(group, correlation, level=results.confidence),
+            width_trend(group, change, power_law=True, level=results.confidence),
         )
+        for group in groups
+    }  # fmt: skip
+
+    def describe(group):
+        means = (format_interval(t_interval(group.rows[name], results.confidence)) for name in (correlation, change))
+        return "correlation {}, relative change {}".format(*means)
+
+    if not any(rising and rising.slope.n for rising, _ in trends.values()):
+        measured = "; ".join(f"{group.label}: {describe(group)}" for group in results.groups(apart=()))
         return Verdict("undecided", f"{why_no_trend(groups)}. Measured: {measured}.", test)
-    outcomes = {name: outcome(*found) for name, found in trends.items()}
-    reason = "; ".join(
-        f"{name}: {outcomes[name]}, correlation {format_trend(rising)}, "
-        f"relative change {format_trend(falling, power_law=True)}"
-        for name, (rising, falling) in trends.items()
+    findings = [find(group.label, *trends[group.label], factor, describe(group)) for group in groups]
+    return decide(results, findings, test)
+
+
+def find(label, correlation, change, factor, measured) -> Finding:
+    """What the two trends with width say of one network; `change` is a power of the width.
+
+    measured: what is said of a stored model, which has no width and whose trends are None.
+    """
+    if correlation is None:
+        return Finding(label, f"no width, so no trend: {measured}")
+    return Finding(
+        label,
+        f"correlation {format_trend(correlation)}, relative change {format_trend(change, power_law=True)}",
+        supports=(Statement("constant in the limit", (above(correlation.slope), below(change.slope))),),
+        refutes=(
+            Statement("the correlation falls", (below(correlation.slope),)),
+            Statement("the change falls by less than the margin", (above(change.slope, -math.log2(factor)),)),
+        ),
     )
-    return Verdict(combine_outcomes(outcomes.values()), reason + ".", test)

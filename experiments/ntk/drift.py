@@ -11,7 +11,7 @@ from analysis.evaluation import evaluate_splits
 from analysis.kernels import kernel_drift
 from analysis.ntk import empirical_ntk
 from analysis.parameters import get_parameters
-from experiments.ntk.constancy import GRID, judge_constancy
+from experiments.ntk.constancy import GRID, MARGINS, judge_constancy
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
@@ -159,4 +159,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
+    margins=MARGINS,
+    max_seeds=5,
 )

@@ -12,8 +12,9 @@ from analysis.kernels import kernel_drift
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
-from judging.verdict import Claim, Verdict, combine_outcomes
-from judging.wording import format_interval
+from judging.decision import Finding, Statement, above, below, decide
+from judging.verdict import Claim, Verdict
+from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -103,19 +104,31 @@ def measure(config, data, run):
 
 def judge(results):
     """Does every network's kernel change less in the late half of training (in log epoch) than in the early half?"""
+    factor = results.margins["margin_factor"]
     test = (
-        "Per network: paired t-interval (95 %) over seeds of the kernel's mean relative change in the late half of the "
-        "intervals between checkpoints (equal in log epoch) minus that in the early half. Supported "
-        "where every interval lies below 0, refuted where one lies above."
+        "Per network, one-sided paired t-tests over seeds of log10 of the kernel's mean relative change in the late "
+        "half of the intervals between checkpoints (equal in log epoch) over that in the early half. Supported where "
+        f"it lies below 0; refuted where the late change is less than {factor:g} times smaller, or larger."
     )
     if not len(results.measured("evolution/late_change")):
         return Verdict("undecided", "Every network diverged.", test)
-    outcomes, parts = [], []
-    for group in results.groups():
-        difference = paired_difference(group.rows["evolution/late_change"], group.rows["evolution/early_change"])
-        outcomes.append({"less": "supported", "greater": "refuted"}.get(difference.direction, "undecided"))
-        parts.append(f"{group.label}: {format_interval(difference)} over {difference.n} seeds")
-    return Verdict(combine_outcomes(outcomes), f"Late minus early change: {'; '.join(parts)}.", test)
+    findings = [compare_halves(group, factor, results.confidence) for group in results.groups()]
+    return decide(results, findings, test, opening="Late change over early change: ")
+
+
+def compare_halves(group, factor, confidence) -> Finding:
+    """The late against the early change of one Group, paired by seed."""
+    late, early = (group.rows[f"evolution/{half}_change"].astype(float) for half in ("late", "early"))
+    # A kernel that never moved says nothing of when it moves; one that stopped to the last bit has no logarithm.
+    moved = (late > 0) | (early > 0)
+    late, early = (np.log10(change.clip(lower=1e-12).where(moved)) for change in (late, early))
+    ratio = paired_difference(late, early, confidence)
+    return Finding(
+        group.label,
+        f"{format_factor(ratio)} over {ratio.n} seeds",
+        supports=(Statement("moves less late", (below(ratio),)),),
+        refutes=(Statement("does not slow down by the margin", (above(ratio, -np.log10(factor)),)),),
+    )
 
 
 def figures(results):
@@ -158,4 +171,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
+    margins={"margin_factor": (1.1, "early over late change of the NTK")},
+    max_seeds=6,
 )

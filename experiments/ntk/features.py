@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 from analysis.evaluation import evaluate_splits, predict
 from analysis.features import pearson, penultimate, separation
 from analysis.kernels import kernel_drift
-from experiments.ntk.constancy import GRID, judge_constancy
+from experiments.ntk.constancy import GRID, MARGINS, judge_constancy
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
@@ -118,4 +118,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
+    margins=MARGINS,
+    max_seeds=5,
 )

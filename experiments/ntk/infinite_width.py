@@ -11,8 +11,10 @@ from analysis.ntk import empirical_ntk
 from analysis.statistics import t_interval
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
+from judging.decision import Finding, Statement, above, below, decide, within
 from judging.trends import format_trend, width_trend
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.verdict import Claim, Verdict
+from judging.wording import format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -28,7 +30,7 @@ COLUMNS = {
     "ntk/mean_ratio": "mean diagonal / limit's",
 }
 TABLE = tuple(COLUMNS)
-RATE, RATE_TOLERANCE = -0.5, 0.1  # "about": the exponent's interval must lie within this of the rate
+RATE = -0.5
 DEFAULT_DEPTH = 3  # hidden layers where --depth is not given
 
 
@@ -79,38 +81,40 @@ def measure(config, data, run):
     }
 
 
-def outcome(trend):
-    """What the exponent of the width says of the rate."""
-    slope = trend.slope
-    if slope.n < 2:
-        return "undecided"
-    if max(abs(slope.low - RATE), abs(slope.high - RATE)) <= RATE_TOLERANCE:
-        return "supported"
-    return "refuted" if slope.high < RATE - RATE_TOLERANCE or slope.low > RATE + RATE_TOLERANCE else "undecided"
-
-
 def judge(results):
     """Is the exponent of the width, over seeds, about -1/2 in every network?"""
+    margin = results.margins["margin"]
     test = (
-        "Per network, over seeds: exponent of the width in the relative Frobenius distance between the finite "
-        "network's NTK [n, k, n, k] and its limit (95 % t-interval of least-squares slopes in log-log). Supported "
-        f"where every interval lies within {RATE} +- {RATE_TOLERANCE}, refuted where one lies outside, undecided "
-        "otherwise."
+        "Per network, t-tests over seeds of the exponent of the width in the relative Frobenius distance between the "
+        "finite network's NTK [n, k, n, k] and its limit (least-squares slopes in log-log). Supported where it lies "
+        f"within {RATE} +- {margin:g} (two one-sided tests), refuted where it lies outside."
     )
     if not len(results.measured("ntk/distance")):
         return Verdict("undecided", "No network was measured.", test)
-    outcomes, parts = [], []
-    for group in groups_by_architecture(results):
-        trend, widest = width_trend(group, "ntk/distance", power_law=True), max(group.by_width)
-        distance = t_interval(group.by_width[widest]["ntk/distance"]).mean
-        outcomes.append(outcome(trend))
-        parts.append(f"{group.label}: {format_trend(trend, power_law=True)}, distance {distance:.2g} at width {widest}")
-    return Verdict(combine_outcomes(outcomes), "; ".join(parts) + ".", test)
+    return decide(results, [find(group, margin, results.confidence) for group in groups_by_architecture(results)], test)
+
+
+def find(group, margin, confidence) -> Finding:
+    """The exponent of the width in one Group, and the distance at its largest width."""
+    trend = width_trend(group, "ntk/distance", power_law=True, level=confidence)
+    if trend is None:
+        return Finding(group.label, "no width, so no trend")
+    widest = max(group.by_width)
+    distance = format_interval(t_interval(group.by_width[widest]["ntk/distance"], confidence), 2)
+    return Finding(
+        group.label,
+        f"{format_trend(trend, power_law=True)}, distance {distance} at width {widest}",
+        supports=(Statement("at the rate", within(trend.slope, RATE - margin, RATE + margin)),),
+        refutes=(
+            Statement("faster than the rate", (below(trend.slope, RATE - margin),)),
+            Statement("slower than the rate", (above(trend.slope, RATE + margin),)),
+        ),
+    )
 
 
 def figures(results):
     """Distance from the limit, beside lines of the claimed rate, and mean diagonal over the limit's, against width."""
-    groups = groups_by_architecture(results.measured("ntk/distance"))
+    groups = [group for group in groups_by_architecture(results.measured("ntk/distance")) if group.by_width]
     if not groups:
         return {}
     figure, axes = plots.new(1, 2, width=5)
@@ -122,7 +126,8 @@ def figures(results):
         claimed = first * (widths / widths[0]) ** RATE
         text = "width$^{-1/2}$" if i == 0 else None
         axes[0, 0].plot(widths, claimed, ":", color="0.5", linewidth=1, zorder=0, label=text)
-    axes[0, 0].set_yscale("log")
+    if any((group.rows["ntk/distance"] > 0).any() for group in groups):
+        axes[0, 0].set_yscale("log")
     axes[0, 1].axhline(1, color="0.5", linewidth=1)
     axes[0, 0].legend()
     return {"infinite_width": figure}
@@ -141,4 +146,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     label=label,
+    margins={"margin": (0.1, f"exponent of the width, around {RATE}")},
 )

@@ -3,6 +3,7 @@
 The network, trained on the squared loss, against the network linearized at its start,
 f0(x) + Theta0(x, X) Theta0(X, X)^-1 (Y - f0(X)), and against kernel regression with the NTK after training.
 """
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +13,10 @@ from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from judging.decision import Finding, Statement, above, below, decide, within
 from judging.trends import format_trend, why_no_trend, width_trend
-from judging.verdict import Claim, Verdict, combine_outcomes
-from judging.wording import format_interval
+from judging.verdict import Claim, Verdict
+from judging.wording import format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -119,39 +121,54 @@ def compare(name, regression, network, moved, data):
 
 def judge(results):
     """Does the network come closer to the linearized one with width, and is it as accurate where it is widest?"""
+    margin, factor = results.margins["margin"], results.margins["margin_factor"]
     test = (
-        "Supported where the distance between the network's and the linearized network's test predictions falls with "
-        "width (over seeds: t-interval of its power of the width, Page's test) and their test accuracies at the "
-        "largest width do not differ measurably (paired t-interval, 95 %); refuted where the distance does not fall "
-        "and the accuracies differ."
+        "Per network, t-tests over seeds of the distance between the network's and the linearized network's test "
+        "predictions, as a power of the width, and of the paired difference of their test accuracies at the largest "
+        f"width. Supported where the distance falls and the accuracies differ by less than {100 * margin:g} points "
+        f"(two one-sided tests); refuted where the distance falls by less than a factor of {factor:g} a doubling of "
+        "the width, or the accuracies differ by more. Of one width nothing is decided."
     )
     if not len(results.measured("initial/distance")):
         return Verdict("undecided", "Every network diverged.", test)
     groups = results.groups()
-    judged = [judge_network(group) for group in groups if not group.widths.isna().any()]
-    if judged:
-        outcomes, parts = zip(*judged)
-        return Verdict(combine_outcomes(outcomes), "; ".join(parts) + ".", test)
-    measured = "; ".join(
-        f"{group.label}: distance {group.rows['initial/distance'].mean():.2g}, test accuracy "
-        f"{group.rows['test/accuracy'].mean():.3g}, linearized {group.rows['initial/test/accuracy'].mean():.3g}"
-        for group in groups
-    )
+    if any(group.by_width for group in groups):
+        return decide(results, [judge_network(group, margin, factor, results.confidence) for group in groups], test)
+    measured = "; ".join(f"{group.label}: {describe_stored(group, results.confidence)}" for group in groups)
     return Verdict("undecided", f"{why_no_trend(groups)}. Measured: {measured}.", test)
 
 
-def judge_network(group):
-    """(outcome, what it rests on) of one network at its widths."""
-    trend = width_trend(group, "initial/distance", power_law=True)
+def describe_stored(group, confidence):
+    """What was measured of a Group without widths, whose seeds are all of one network."""
+    columns = ("initial/distance", "test/accuracy", "initial/test/accuracy")
+    means = (format_interval(t_interval(group.rows[column], confidence)) for column in columns)
+    return "distance {}, test accuracy {}, linearized {}".format(*means)
+
+
+def judge_network(group, margin, factor, confidence) -> Finding:
+    """The distance of one network over its widths, and its accuracy against the linearized one's at the largest."""
+    trend = width_trend(group, "initial/distance", power_law=True, level=confidence)
+    if trend is None:
+        return Finding(group.label, f"no width, so no trend: {describe_stored(group, confidence)}")
     widest = group.by_width[max(group.by_width)]
-    gap = paired_difference(widest["test/accuracy"], widest["initial/test/accuracy"])
-    closer, differ = trend.direction == "decreasing", gap.direction != "undecided"
-    same = closer and gap.n > 1 and not differ
-    outcome = "supported" if same else "refuted" if differ and not closer else "undecided"
-    return outcome, (
-        f"{group.label}: distance {format_trend(trend, power_law=True)}, at the largest width "
-        f"{t_interval(widest['initial/distance']).mean:.2g}; network minus linearized test accuracy there "
-        f"{format_interval(gap)} over {gap.n} seeds"
+    distance = format_interval(t_interval(widest["initial/distance"], confidence), 2)
+    gap = paired_difference(widest["test/accuracy"], widest["initial/test/accuracy"], confidence)
+    text = (
+        f"distance {format_trend(trend, power_law=True)}, at the largest width {distance}; network minus linearized "
+        f"test accuracy there {format_points(gap)} over {gap.n} seeds"
+    )
+    if not trend.slope.n:  # the claim is of a limit: what one width does is no evidence against it
+        return Finding(group.label, text)
+    same = (below(trend.slope), *within(gap, -margin, margin))
+    return Finding(
+        group.label,
+        text,
+        supports=(Statement("closer with width, and as accurate", same),),
+        refutes=(
+            Statement("no closer with width", (above(trend.slope, -math.log2(factor)),)),
+            Statement("more accurate than the linearized network", (above(gap, margin),)),
+            Statement("less accurate than the linearized network", (below(gap, -margin),)),
+        ),
     )
 
 
@@ -190,4 +207,9 @@ EXPERIMENT = Experiment(
         "final/test_loss": "final/test/loss",
         "final/test_accuracy": "final/test/accuracy",
     },
+    margins={
+        "margin": (0.01, "test accuracy of the network against the linearized one, at the largest width"),
+        "margin_factor": (1.1, "distance of the linearized network, a doubling of the width"),
+    },
+    max_seeds=6,
 )

@@ -28,7 +28,8 @@ from analysis.statistics import rank_correlation, t_interval
 from experiments.ntk import spectrum_figures
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.decision import Finding, Statement, above, below, decide
+from judging.verdict import Claim, Verdict
 from judging.wording import format_interval
 from models import NetworkConfig
 from training.data import DataConfig
@@ -278,32 +279,34 @@ def train_finite(config, data, run, variance, depth, lambda_max):
 def judge(results):
     """Do both rank correlations between spectrum and finite networks lie above MIN_CORRELATION, over seeds?"""
     test = (
-        "t-intervals (95 %) over seeds of two rank correlations over the finite networks of a phase diagram: of the "
+        "One-sided t-tests over seeds of two rank correlations over the finite networks of a phase diagram: of the "
         "NTK's condition number (falling) with training accuracy, and of the size of the mean predictor after as many "
-        f"steps with test accuracy. Supported where both lie above {MIN_CORRELATION}, refuted where one lies below it, "
-        "undecided otherwise."
+        f"steps with test accuracy. Supported where both lie above {MIN_CORRELATION}, refuted where one lies below it."
     )
     groups = groups_by_architecture(results.measured("finite/diverged"))
     if not groups:
         return Verdict("undecided", "No finite network was trained.", test)
-    outcomes, parts = zip(*(judge_diagram(group.rows) for group in groups))
-    reason = "; ".join(f"{group.label}: {part}" for group, part in zip(groups, parts))
-    if len(groups) == 1:  # it needs no name
-        reason = parts[0][0].upper() + parts[0][1:]
-    return Verdict(combine_outcomes(outcomes), f"{reason}.", test)
+    return decide(results, [judge_diagram(group, results.confidence) for group in groups], test)
 
 
-def judge_diagram(rows):
-    """(outcome, what it rests on) of one phase diagram over its seeds."""
-    intervals = [t_interval(rows[f"{what}/correlation"]) for what in ("trainability", "generalization")]
-    above = all(interval.low > MIN_CORRELATION for interval in intervals)
-    below = any(interval.high < MIN_CORRELATION for interval in intervals)
-    train, test = (format_interval(interval, 2) for interval in intervals)
-    agreement = format_interval(t_interval(rows["infinite/test_agreement"]), 2)
-    return "supported" if above else "refuted" if below else "undecided", (
-        f"rank correlation with training accuracy {train}, with test accuracy {test}, over {intervals[0].n} seeds; "
-        f"infinite-width and finite test accuracy {agreement}; {int(rows['finite/diverged'].sum())} finite networks "
-        "diverged"
+def judge_diagram(group, confidence) -> Finding:
+    """Both correlations of one phase diagram over its seeds."""
+    rows, correlations = group.rows, {}
+    for what in ("trainability", "generalization"):
+        correlations[what] = t_interval(rows[f"{what}/correlation"], confidence)
+    train, test = (f"{format_interval(found, 2)} over {found.n} seeds" for found in correlations.values())
+    agreement = format_interval(t_interval(rows["infinite/test_agreement"], confidence), 2)
+    return Finding(
+        group.label,
+        f"rank correlation with training accuracy {train}, with test accuracy {test}; infinite-width and "
+        f"finite test accuracy {agreement}; {int(rows['finite/diverged'].sum())} finite networks diverged",
+        supports=(
+            Statement("the spectrum tells both", tuple(above(c, MIN_CORRELATION) for c in correlations.values())),
+        ),
+        refutes=tuple(
+            Statement(f"the spectrum does not tell {what}", (below(found, MIN_CORRELATION),))
+            for what, found in correlations.items()
+        ),
     )
 
 

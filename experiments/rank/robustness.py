@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.evaluation import evaluate, evaluate_splits, predict
-from analysis.statistics import PairedDifference, rank_correlation, t_interval
+from analysis.statistics import t_interval
 from experiments.rank import layer_spectra, rank_edits
 from experiments.rank.layer_spectra import RANK_COLUMNS
 from experiments.rank.rank_edits import EDIT_COLUMNS, EDIT_GRID, EDITS, SETTING, AdversaryConfig, EditConfig, join_words
 from harness.experiment import Experiment, evaluation_columns, seed_field
+from judging.decision import Finding, Statement, above, below, decide
 from judging.results import paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import format_points
@@ -50,8 +51,6 @@ TABLE = (
 )  # fmt: skip
 NUM_EXAMPLES = 6  # images shown with their adversarial examples
 MAX_EXAMPLE_GROUPS = 6  # networks whose examples are shown
-MAX_NAMED = 4  # comparisons, and correlations, that the verdict's text has room for
-MIN_SEEDS = 3  # paired seeds for a verdict
 
 
 @dataclass(frozen=True)
@@ -147,109 +146,46 @@ def robust_measures(config, model, data):
 # -- verdict
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """An edited against the unedited network of each seed in one group: differences in accuracy and in rank.
-
-    name: group and edit.  lowers: is the edit RankMin, which should lower the rank?
-    """
-
-    name: str
-    lowers: bool
-    clean: PairedDifference
-    robust: PairedDifference
-    rank: PairedDifference
-
-    @property
-    def moved(self):
-        """Did the edit measurably change the rank the way that it should?"""
-        return self.rank.direction == ("less" if self.lowers else "greater")
-
-    def outcome(self, difference):
-        """What it says of "low rank helps": a gain of RankMin supports it, a loss refutes it; RankMax inversely."""
-        if not self.moved or difference.n < MIN_SEEDS or difference.direction == "undecided":
-            return "undecided"
-        return "supported" if (difference.direction == "greater") == self.lowers else "refuted"
-
-    def __str__(self):
-        return (
-            f"{self.name}: clean {format_points(self.clean)}, robust {format_points(self.robust)}"
-            f"{'' if self.moved else ' (its rank did not measurably move as it should)'}"
-        )
-
-
-def compare(groups):
-    """[Comparison] and their level, at which all of them hold together (Bonferroni over comparisons and measures)."""
-    pairs = []
-    for group in groups:
-        edits = rank_edits.split_by_edit(group)
-        plain = [rows for _, edit, rows in edits if edit.edit == "none"]
-        edited = [(name, edit, rows) for name, edit, rows in edits if edit.edit != "none"]
-        pairs += [(join_words(group.label, name), edit, rows, plain[0]) for name, edit, rows in edited if plain]
-    level = 1 - 0.05 / max(1, 2 * len(pairs))
-    columns = ("test/accuracy", "robust/mean", "rank/relative")
-    comparisons = [
-        Comparison(
-            name, edit.edit == "rank_min", *(paired_by_seed(rows, plain, column, level) for column in columns)
-        )
-        for name, edit, rows, plain in pairs
-    ]
-    return comparisons, level
-
-
 def judge(results):
-    """Low rank helps where RankMin gains or RankMax loses accuracy against the unedited network, paired by seed."""
-    groups = results.groups()
-    comparisons, level = compare(groups)
+    """Low rank helps where RankMin gains clean and robust accuracy against the unedited network, paired by seed."""
+    margin = results.margins["margin"]
     test = (
-        f"Paired t-intervals ({level:.4g} level, Bonferroni) over at least {MIN_SEEDS} seeds of the differences in "
-        "clean and in robust accuracy (mean over the test epsilons) between an edited and the unedited network, where "
-        "the edit measurably moved the effective rank. A gain of RankMin or a loss of RankMax supports a claim, the "
-        "opposite refutes it; the verdict is refuted where one of the two claims is refuted and none supported, "
-        "supported where both are."
+        "One-sided paired t-tests over seeds of an edited minus the unedited network's clean accuracy, robust accuracy "
+        "(mean over the test epsilons) and effective rank; every statement asks that the edit moved the rank as it "
+        "should. Supported where a setting of RankMin gains clean and robust accuracy; refuted where one gains less "
+        f"than {100 * margin:g} points of either, or RankMax gains either. What RankMax costs supports nothing."
     )
     if not len(results.measured("robust/mean")):
         return Verdict("undecided", "Every network diverged.", test)
-    if not comparisons:
-        return Verdict("undecided", "An edited and an unedited network are needed to compare.", test)
-    claims = {
-        "generalization": one_outcome(c.outcome(c.clean) for c in comparisons),
-        "robustness": one_outcome(c.outcome(c.robust) for c in comparisons),
-    }
-    outcomes, outcome = set(claims.values()), "undecided"
-    if "refuted" in outcomes and "supported" not in outcomes:
-        outcome = "refuted"
-    elif outcomes == {"supported"}:
-        outcome = "supported"
-    parts = [f"low rank for {name}: {found}" for name, found in claims.items()]
-    parts += [*name_some(comparisons, "comparisons"), *name_some(correlations(groups), "rank correlations")]
-    return Verdict(outcome, "; ".join(parts) + ".", test)
+    return decide(results, [compare_edits(group, margin, results.confidence) for group in results.groups()], test)
 
 
-def one_outcome(outcomes):
-    """What all comparisons that decide anything agree on; undecided where they contradict each other, or none does."""
-    found = set(outcomes) - {"undecided"}
-    return found.pop() if len(found) == 1 else "undecided"
-
-
-def correlations(groups):
-    """Rank and robust accuracy in words, for each group that has at least four networks of all edits and seeds."""
-    result = []
-    for group in groups:
-        if {"rank/relative", "robust/mean"} <= set(group.rows):
-            r = rank_correlation(group.rows["rank/relative"], group.rows["robust/mean"])
-            if r.n > 3:
-                result.append(
-                    f"rank correlation of effective rank and robust accuracy over {r.n} networks ({group.label}) "
-                    f"{r.correlation:.2g} [{r.low:.2g}, {r.high:.2g}]"
-                )
-    return result
-
-
-def name_some(found, noun):
-    """The first MAX_NAMED as texts, and how many more there are."""
-    more = len(found) - MAX_NAMED
-    return [*map(str, found[:MAX_NAMED]), *([f"and {more} more {noun} in results.csv"] if more > 0 else [])]
+def compare_edits(group, margin, confidence) -> Finding:
+    """Every edit of a Group against the unedited network of the same seed."""
+    edits = rank_edits.split_by_edit(group)
+    plain = [rows for _, edit, rows in edits if edit.edit == "none"]
+    edited = [(name, edit, rows) for name, edit, rows in edits if edit.edit != "none"]
+    if not plain or not edited:
+        return Finding(group.label, "an edited and an unedited network are needed to compare")
+    columns = ("test/accuracy", "robust/mean", "rank/relative")
+    texts, supports, refutes = [], [], []
+    for name, edit, rows in edited:
+        clean, robust, rank = (paired_by_seed(rows, plain[0], column, confidence) for column in columns)
+        accuracies = (("clean", clean), ("robust", robust))
+        if edit.edit == "rank_min":
+            moved, direction = below(rank), "less"
+            supports.append(Statement(f"{name} gains clean and robust accuracy", (moved, above(clean), above(robust))))
+            refutes += [
+                Statement(f"{name} gains less {kind} accuracy than the margin", (moved, below(gain, margin)))
+                for kind, gain in accuracies
+            ]
+        else:
+            moved, direction = above(rank), "greater"
+            refutes += [Statement(f"{name} gains {kind} accuracy", (moved, above(gain))) for kind, gain in accuracies]
+        still = "" if rank.direction == direction else " (its rank did not measurably move as it should)"
+        accuracy = ", ".join(f"{kind} {format_points(gain)}" for kind, gain in accuracies)
+        texts.append(f"{name}: {accuracy} over {clean.n} seeds{still}")
+    return Finding(group.label, ", ".join(texts), tuple(supports), tuple(refutes))
 
 
 # -- figures
@@ -334,4 +270,5 @@ EXPERIMENT = Experiment(
     check=check,
     label=lambda config: rank_edits.treatment(config.adversary.train_epsilon, config.edit),
     former_columns={"base/test_loss": "base/test/loss", "base/test_accuracy": "base/test/accuracy"},
+    margins={"margin": (0.01, "clean or robust accuracy gained by RankMin")},
 )

@@ -43,9 +43,7 @@ def test_newton_leaves_a_saddle_downhill(start):
 
 @pytest.mark.parametrize("widths", [(2,), (3,), (2, 2), (3, 2)])
 def test_loss_equals_the_theorems_value_at_converged_smooth_minima(widths):
-    """Noisy outputs of a teacher of the same widths: the minima are finite, where pure noise drives tanh units to
-    steps.
-    """
+    """Noisy outputs of a teacher of the same widths have finite minima, where pure noise drives tanh units to steps."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 4))
     teacher = DenseMLP(x, np.zeros((200, 2)), widths, "tanh")

@@ -76,8 +76,8 @@ def test_trend_slope_and_direction():
     table = 3 * np.arange(4) + rng.normal(0, 0.1, (5, 4))
     up = monotone_trend(*grid(table))
     assert up.direction == "increasing" and up.slope.low < 3 < up.slope.high
-    assert up.p_increasing == pytest.approx(stats.page_trend_test(table).pvalue)
-    assert (up.kendall, up.spearman) == (1.0, 1.0)
+    slopes = [stats.linregress(np.arange(4), block).slope for block in table]
+    assert up.slope.mean == pytest.approx(np.mean(slopes)) and up.slope.std == pytest.approx(np.std(slopes, ddof=1))
     assert monotone_trend(*grid(-table)).direction == "decreasing"
     assert monotone_trend(*grid(rng.normal(size=(5, 4)))).direction == "undecided"
 
@@ -89,19 +89,13 @@ def test_trend_drops_blocks_and_refuses_little_data():
     assert monotone_trend(*grid(table[:1])).direction == "undecided"
     assert monotone_trend([8, 8], [1.0, 2.0], [0, 1]).direction == "undecided"
     constant = monotone_trend(*grid(np.ones((3, 4))))
-    assert constant.direction == "undecided" and constant.kendall == 0
+    assert constant.direction == "undecided" and constant.slope.mean == 0
     two = monotone_trend([8, 16] * 3, [1, 2, 1, 2.1, 1, 1.9], [0, 0, 1, 1, 2, 2])
-    assert two.direction == "increasing" and np.isnan(two.p_increasing)
+    assert two.direction == "increasing"
     with pytest.raises(ValueError, match="at most once"):
         monotone_trend([8, 8], [1, 2], [0, 0])
     with pytest.raises(ValueError, match="> 0"):
         monotone_trend([0, 8], [1, 2], [0, 0])
-
-
-def test_trend_that_turns_is_undecided():
-    table = np.array([5, 5, 0, 9.0]) + np.random.default_rng(2).normal(0, 0.01, (3, 4))     # slope > 0, order broken
-    trend = monotone_trend(*grid(table))
-    assert trend.slope.low > 0 and trend.p_increasing > 0.05 and trend.direction == "undecided"
 
 
 def test_rank_correlation():

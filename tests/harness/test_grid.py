@@ -4,13 +4,17 @@ import pytest
 from absl import flags
 
 import run_local_minima
-from harness import command_line, grid
+import run_rank
+from harness import command_line, grid, runner
 from tests.fake_experiment import Config, Fake
 from training.fit import TrainingConfig
 
 AFFINE, INITIALIZATION, DISTILLATION = (
     run_local_minima.EXPERIMENTS[name] for name in ("affine_minimum", "initialization", "distillation")
 )
+
+# The id of a config in the version before DataConfig had `resample`.
+BEFORE_RESAMPLE = "convnet-w8-cifar10-2000-normalize=False-natural-plain-seed=0-f9bdc4b9fd"
 
 
 def configs(given=None, **axes):
@@ -199,3 +203,23 @@ def test_every_flag_has_help_and_its_default():
             assert text and default, name
     width = ",".join(map(str, AFFINE.grid["width"]))
     assert f"default: {width} for affine_minimum; {INITIALIZATION.config().network.width} for " in values["width"].help
+
+
+def test_a_field_that_came_later_counts_only_where_it_is_used():
+    robustness = run_rank.EXPERIMENTS["robustness"]
+    options = {"dataset": "cifar10", "train_size": 2000, "train_epsilon": 0.0, "edit": "none", "seed": 0}
+    (config,), _ = grid.expand(robustness, options)
+    assert "resample" not in grid.identifying(config)
+    assert runner.config_id(robustness, config) == BEFORE_RESAMPLE
+    (config,), _ = grid.expand(robustness, {**options, "resample": "true"})
+    assert grid.identifying(config)["resample"] is True
+    assert "-cifar10-2000-normalize=False-resample=True-" in runner.config_id(robustness, config)
+
+
+def test_a_field_that_came_later_is_no_other_trial():
+    """Its default is what was done before: looks at a trial count on, whatever fields later versions have."""
+    experiment = run_local_minima.EXPERIMENTS["sharpness"]
+    before = {"width": [8], "seed": [0]}
+    assert grid.identifying_axes(experiment.config, {**before, "resample": [False]}) == before
+    for values in ([True], [False, True]):
+        assert "resample" in grid.identifying_axes(experiment.config, {**before, "resample": values})

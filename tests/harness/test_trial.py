@@ -1,5 +1,6 @@
 """harness/trial.py and the runner's looks: seeds are added until a verdict is decided, and every look is paid for."""
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from harness import runner
 from harness.trial import parse_max_seeds, plan_seeds
 from judging.decision import Finding, Statement, above, decide
 from judging.looks import FIRST_PLAN
+from reporting import files
 from tests.fake_experiment import Fake
 
 
@@ -167,9 +169,74 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, options, me
     assert not fake.calls and not list(tmp_path.iterdir())
 
 
-def test_damaged_looks_are_named_and_never_forgotten(tmp_path):
+@pytest.mark.parametrize("margin", [0.0, math.nan, math.inf, -0.1])
+def test_a_margin_is_a_number_that_an_effect_can_pass(tmp_path, margin):
+    with pytest.raises(runner.InvalidInput, match="margin must be a difference above 0, got"):
+        run(Decided(0), tmp_path, margins={"margin": margin})
+
+
+def test_margins_may_be_given_as_text_or_whole_numbers_and_are_the_same_look(tmp_path):
+    fake = Decided(1e6, seed=[0, 1, 2])
+    for margin in (2.0, 2, "2"):
+        run(fake, tmp_path, margins={"margin": margin})
+    assert [share for _, share in fake.looks] == [FIRST_PLAN] * 3
+    with pytest.raises(runner.InvalidInput, match="margin must be a number, got 'wide'"):
+        run(fake, tmp_path, margins={"margin": "wide"})
+
+
+def edited(text):
+    return text.replace("0.9", "0.1")
+
+
+def truncated(text):
+    return text[: len(text) // 2]
+
+
+def emptied(text):
+    return ""
+
+
+def another(text):
+    return "[1, 2]"
+
+
+def without_checksum(text):
+    return json.dumps({"trials": json.loads(text)["trials"]})
+
+
+@pytest.mark.parametrize("damage", [edited, truncated, emptied, another, without_checksum])
+def test_damaged_looks_are_named_and_never_forgotten(tmp_path, damage):
     fake = Decided(0, seed=[0, 1, 2])
     path = run(fake, tmp_path).folder / "looks.json"
-    path.write_text(path.read_text().replace("0.9", "0.1"))
+    path.write_text(damaged := damage(path.read_text()))
+    fake.looks.clear()
     with pytest.raises(runner.InvalidInput, match=r"looks.json is damaged .* looks that were taken"):
         run(fake, tmp_path)
+    assert path.read_text() == damaged and not fake.looks  # nothing was judged, and nothing begun anew
+
+
+def test_looks_that_are_damaged_while_a_trial_runs_end_it_in_one_line(tmp_path):
+    def spoil(config, data, run):
+        path = tmp_path / "fake" / "fake" / "looks.json"
+        if config.seed == 4:
+            path.write_text(path.read_text()[:-20])
+        return {}
+
+    fake = Decided(1e6, measured=spoil, seed=[0, 1, 2])
+    with pytest.raises(runner.InvalidInput, match=r"looks.json is damaged .* looks that were taken"):
+        run(fake, tmp_path, max_seeds=12)
+    assert seeds(fake) == [[0, 1, 2]]
+
+
+def test_sixty_looks_by_hand_leave_nothing_and_still_make_a_report(tmp_path):
+    fake = Decided(-1e6)  # evident: what has any share left is supported
+    path = run(fake, tmp_path, {"seed": [0, 1, 2, 3, 4, 5, 6, 7]}).folder / "looks.json"
+    content = files.read_json(path)
+    (trial,) = content["trials"].values()
+    for i in range(60):
+        share = 0.05 * 0.5**i
+        trial["looks"][f"look {i}"] = {"seeds": i, "share": share, "planned": False, "judged": i + 2}
+    files.write_json(path, content)
+    report = run(fake, tmp_path, {"seed": [0, 1, 2, 3, 4, 5, 6]})
+    assert fake.looks[-1][1] < 1e-15 and report.verdict.outcome == "undecided"
+    assert "look 62 (not planned at the start)" in report.verdict.family

@@ -1,6 +1,4 @@
-"""judging/results.py: every field that is not compared makes a group, a seed counts once in it, and labels tell groups
-apart.
-"""
+"""judging/results.py: each field that is not compared makes a group, a seed counts once in it, labels differ."""
 import itertools
 
 import numpy as np

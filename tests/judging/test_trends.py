@@ -17,7 +17,7 @@ def test_a_power_of_the_width_is_found_to_the_digit():
     found.rows["m"] = 3.0 * found.rows["width"] ** -0.5
     trend = width_trend(found, "m", power_law=True)
     assert trend.slope.mean == pytest.approx(-0.5, abs=1e-12) and trend.direction == "decreasing" and trend.blocks == 3
-    assert format_trend(trend, power_law=True).startswith("decreasing (width^-0.5 [-0.5, -0.5], Page p = ")
+    assert format_trend(trend, power_law=True).startswith("decreasing (width^-0.5 [-0.5, -0.5], 3 seeds)")
 
 
 def test_values_that_have_no_logarithm_are_left_out():

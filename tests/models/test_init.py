@@ -1,6 +1,4 @@
-"""models/__init__.py: what holds for every network by name: seeds, dtypes, names, affine limits, and all that is
-refused.
-"""
+"""models/__init__.py: what holds for every network by name: seeds, dtypes, names, affine limits, and refusals."""
 import keras
 import numpy as np
 import pytest

@@ -104,9 +104,7 @@ def test_the_server_shows_scalars_images_histograms_and_hparams(finished):
 
 
 def hparams(address, table):
-    """The columns are the fields, those that differ first, and the measures; the rows are the configs, and nothing
-    else.
-    """
+    """The columns are the fields, those that differ first, and the measures; the rows are the configs alone."""
     experiment = post(address, "experiment", experimentName="")
     columns = [info["name"] for info in experiment["hparamInfos"]]
     given = {name for name, value in grid.flat(EXPERIMENT.config()).items() if value is not None} | {"width", "depth"}

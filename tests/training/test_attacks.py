@@ -1,6 +1,4 @@
-"""training/attacks.py: balls and pixel ranges, closed-form worst cases, determinism, inference mode, adversarial
-training.
-"""
+"""training/attacks.py: balls, pixels, worst cases in closed form, determinism, inference, adversarial training."""
 import dataclasses
 
 import keras
@@ -223,6 +221,9 @@ class Memory:
 
     def __init__(self):
         self.saved = None
+
+    def begin(self, stage):
+        assert stage == "training"
 
     def load_checkpoint(self, stage):
         return self.saved

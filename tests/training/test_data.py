@@ -3,13 +3,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from scipy.stats import chi2_contingency
 
+from models.layers import layer_seed
 from training.data import (
+    TFDS_SIZES,
+    Data,
     DataConfig,
     balanced_subset,
     batches,
     corrupt_labels,
     corrupt_pixels,
+    crop_and_flip,
     generator,
     load,
     read_tfds,
@@ -129,6 +135,47 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone():
         assert any(np.array_equal(image, c) or np.array_equal(image, c[:, ::-1]) for c in crops)
 
 
+def crops_and_flips(seed, count, pad):
+    """(top, left, flipped) [count] of every image's augmentation, read off pixels that are numbered."""
+    side = 8 * pad
+    numbered = np.arange(1, 1 + side * side, dtype=np.float32).reshape(1, side, side, 1)
+    images = np.broadcast_to(numbered, (count, side, side, 1))
+    found = crop_and_flip(images, np.arange(count), count, tf.constant([seed, 3], tf.int64)).numpy()
+    middle, right = (found[:, side // 2, side // 2 + i, 0].astype(int) - 1 for i in (0, 1))
+    flipped = right < middle
+    left = np.where(flipped, middle % side + side // 2 + 1 - side, middle % side - side // 2)
+    return middle // side - side // 2 + pad, left + pad, flipped
+
+
+@pytest.mark.parametrize("pad", [1, 4])
+def test_augmentation_of_consecutive_seeds_is_independent_although_they_share_keys(pad):
+    count = 6000
+    _, _, flipped = crops_and_flips(0, count, pad)
+    crops = np.stack(crops_and_flips(1, count, pad)[:2], axis=1)  # drawn from the bits of seed 0's flips, 3 an image
+    assert crops.min() == 0 and crops.max() == 2 * pad
+    flips = flipped[: 3 * (count // 3)].reshape(-1, 3)[:, :2]  # of the images that share the bits of these crops
+    table = np.zeros((2 * pad + 1, 2))
+    np.add.at(table, (crops[: len(flips)].ravel(), flips.astype(int).ravel()), 1)
+    assert chi2_contingency(table).pvalue > 1e-3
+    places = np.argsort(order(numbered_data(count), 1, 4)[3])  # of seed 1, by the key of seed 0's crops
+    top, left, _ = crops_and_flips(0, count, pad)
+    for draws in (top, left):
+        assert abs(np.corrcoef(places[: len(draws)], draws[: len(places)])[0, 1]) < 3.5 / np.sqrt(len(places))
+
+
+def numbered_data(count):
+    x = np.arange(count, dtype=np.float32).reshape(count, 1)
+    return Data(x, np.ones((count, 1), np.float32), x, np.ones((count, 1), np.float32), np.zeros(1), np.ones(1))
+
+
+def test_no_stream_of_one_seed_is_one_of_another():
+    numpy_draws = [generator(seed, stream).random() for seed in range(20) for stream in range(40)]
+    assert len(set(numpy_draws)) == len(numpy_draws)
+    names = ("dense_0", "dense_1", "logits", "conv_0", "exponential", "dropout_0")
+    weights = [layer_seed(seed, name) for seed in range(200) for name in names]
+    assert len(set(weights)) == len(weights)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -139,6 +186,7 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone():
         ({"train_size": -1}, "train_size must be 0"),
         ({"pixel_noise": "fog"}, "unknown pixel_noise"),
         ({"dataset": "gaussian", "augment": True}, "has no images"),
+        ({"dataset": "digits", "resample": True}, "resample is for data sets with a fixed split, .*draws digits anew"),
     ],
 )
 def test_bad_input(options, message):
@@ -189,6 +237,27 @@ def test_tfds_data_set_is_read_whole_and_in_order_free_form(tiny_mnist):
         assert expected[np.rint(x * 255).astype(np.uint8).tobytes()] == y.argmax()
 
 
+def test_resampling_draws_both_sets_by_seed_out_of_their_union(tiny_mnist):
+    folder, images = tiny_mnist
+    fixed = load(DataConfig(dataset="mnist", normalize=False), seed=0, data_dir=folder)
+    config = DataConfig(dataset="mnist", normalize=False, resample=True)
+    first, again, other = (load(config, seed=seed, data_dir=folder) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.x_train, again.x_train)
+    np.testing.assert_array_equal(first.x_test, again.x_test)
+    label_of = {image.tobytes(): i % 10 for both in images.values() for i, image in enumerate(both)}
+    for data in (first, other):
+        assert data.x_train.shape == fixed.x_train.shape and data.x_test.shape == fixed.x_test.shape
+        x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+        pixels = [np.rint(image * 255).astype(np.uint8).tobytes() for image in x]
+        assert set(pixels) == set(label_of)  # every image once, in one of both sets
+        assert [label_of[image] for image in pixels] == y.argmax(axis=1).tolist()
+    tests = [{x.tobytes() for x in data.x_test} for data in (fixed, first, other)]
+    assert tests[0] != tests[1] and tests[1] != tests[2] and tests[0] != tests[2]
+    part = load(DataConfig(dataset="mnist", normalize=False, resample=True, train_size=10), seed=0, data_dir=folder)
+    assert {x.tobytes() for x in part.x_train} < {x.tobytes() for x in first.x_train}
+    np.testing.assert_array_equal(part.x_test, first.x_test)
+
+
 def test_missing_data_set_is_one_line(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
@@ -207,6 +276,9 @@ def test_real_cifar10():
     (x, labels), (x_test, _), classes = read_tfds("cifar10", str(SHARED))
     assert x.shape == (50000, 32, 32, 3) and x_test.shape == (10000, 32, 32, 3) and classes == 10
     assert x.dtype == np.uint8 and np.bincount(labels).tolist() == [5000] * 10
+    assert (len(x), len(x_test)) == TFDS_SIZES["cifar10"]
+    drawn = load(DataConfig(dataset="cifar10", test_size=10, resample=True), seed=0, data_dir=str(SHARED))
+    assert drawn.y_train.sum(axis=0).tolist() == [5000] * 10  # stratified
 
 
 def test_a_host_that_cannot_be_found_ends_at_once(monkeypatch):

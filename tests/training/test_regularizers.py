@@ -1,6 +1,4 @@
-"""training/regularizers.py: gradients against finite differences of the penalty, the target, what Keras' optimizer
-keeps.
-"""
+"""training/regularizers.py: gradients against finite differences, the target, what Keras' optimizer keeps."""
 import keras
 import numpy as np
 import pytest

@@ -4,14 +4,13 @@ import warnings
 import pandas as pd
 
 from harness.grid import flat
-from judging.results import Results
 from models import NetworkConfig
 
 NETWORK = {"config_id": "mlp-1x16-x", **flat(NetworkConfig(width=16, depth=1))}
 
 
 def results(experiment, rows, arrays=(), histories=()):
-    return Results(pd.DataFrame(rows), dict(arrays), dict(histories), experiment.fields, experiment.apart)
+    return experiment.results(pd.DataFrame(rows), dict(arrays), dict(histories))
 
 
 def judged(experiment, rows):

@@ -21,8 +21,10 @@ def test_judge():
     assert verdict.outcome == "refuted" and "2 of 3 networks" in verdict.reason
     assert "a distance of 0.25 (the smallest radius)" in verdict.reason
     assert "100 [100, 100] times lower (95 % interval over 2 seeds)." in verdict.reason
+    assert "width 16 (refuted: certified and beaten): 2 of 3, 100 [100, 100] times lower" in verdict.reason
+    assert "proved or counted" in verdict.family  # no error is spent
     one = judged(EXPERIMENT, [certified(0, 0.5, 1.0, 0.01)])  # the proof needs no second seed, an interval does
-    assert one.outcome == "refuted" and one.reason.endswith("a loss 100 times lower.")
+    assert one.outcome == "refuted" and one.reason.endswith(": 1 of 1, 100 times lower.")
     assert judged(EXPERIMENT, [certified(0, 0.5, 1.0, 0.0), certified(1, 0.5, 1.0, 0.0)]).outcome == "refuted"
 
 
@@ -39,6 +41,7 @@ def test_judge():
 )
 def test_without_a_network_that_is_proven_and_beaten_it_is_undecided(row, sit):
     verdict = judged(EXPERIMENT, [row, {**row, "seed": 1}])
+    assert not verdict.advice and verdict.seeds_needed is None  # more seeds prove nothing
     assert verdict.outcome == "undecided" and f"{sit} of 2 networks sit at a certified local minimum" in verdict.reason
 
 
@@ -56,10 +59,24 @@ def test_the_interval_counts_three_seeds_of_two_networks_as_three(axis):
     verdict = judged(EXPERIMENT, rows)
     assert "6 of 6 networks" in verdict.reason
     said = f"{format_factor(interval)} times lower (95 % interval over 3 seeds, each the mean of 2 networks)."
-    assert verdict.reason.endswith(said)
+    assert said in verdict.reason
+    assert {outcome for _, outcome in verdict.groups} == {"refuted"} and len(verdict.groups) == 2
     alone = judged(EXPERIMENT, rows[::3])  # seed 0 of both: their spread is no interval
     mean = np.mean(np.log10([1 / 0.01, 1 / 0.1]))
-    assert alone.reason.endswith(f"{10**mean:.3g} times lower (the mean of 2 networks).")
+    assert f"a loss {10**mean:.3g} times lower (the mean of 2 networks)." in alone.reason
+
+
+def test_one_network_that_is_beaten_refutes_beside_others_that_are_not():
+    rows = [certified(seed, 0.5, 1.0, loss, depth=d) for d, loss in ((1, 0.01), (2, 0.95)) for seed in range(3)]
+    verdict = judged(EXPERIMENT, rows)
+    assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["refuted", "undecided"]
+    assert "3 of 6 networks" in verdict.reason and "depth 2, width 16 (undecided): 0 of 3" in verdict.reason
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1.1, "undecided"), (1.05, "refuted")])
+def test_the_margin_says_what_is_nearly_global(factor, outcome):
+    table = pd.DataFrame([certified(0, 0.5, 1.0, 0.93)])
+    assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin_factor": factor})).outcome == outcome
 
 
 def test_seeds_that_lack_a_network_are_left_out_of_the_interval():
@@ -69,7 +86,7 @@ def test_seeds_that_lack_a_network_are_left_out_of_the_interval():
     assert f"{format_factor(interval)} times lower (95 % interval over 2 seeds, each" in judged(EXPERIMENT, rows).reason
     apart = [rows[0], rows[4]]  # no seed has both: nothing but a mean can be said
     mean = np.mean([-np.log10(0.01), -np.log10(0.08)])
-    assert judged(EXPERIMENT, apart).reason.endswith(f"{10**mean:.3g} times lower (the mean of 2 networks).")
+    assert f"a loss {10**mean:.3g} times lower (the mean of 2 networks)." in judged(EXPERIMENT, apart).reason
 
 
 def drawn(rows, *, stages=("embedding", "default")):

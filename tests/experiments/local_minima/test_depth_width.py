@@ -2,6 +2,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import run_local_minima
@@ -58,7 +59,8 @@ def test_figures_and_a_verdict_for_each_activation(report):
     names = {path.stem for path in (report.folder / "figures").iterdir()}
     assert names == {"loss_over_width_and_depth", "gap_to_the_theorem", "terms_by_layer"}
     assert report.verdict.outcome == "undecided" and report.verdict.reason.count("no trend with width") == 2
-    assert "mlp, tanh: no trend" in report.verdict.reason and "; mlp: no trend" in report.verdict.reason
+    assert "mlp, tanh (undecided): no trend with width" in report.verdict.reason
+    assert "; mlp (undecided): no trend with width" in report.verdict.reason
 
 
 def test_one_config_alone_measures_the_same_and_decides_nothing(report, tmp_path):
@@ -119,23 +121,61 @@ def shape_grid(function):
     return {(w, d): function(w, d) for w in (2, 4, 8) for d in (1, 2, 3)}
 
 
-BETTER = shape_grid(lambda w, d: 1 - 0.1 * np.log2(w) - 0.1 * d)
-WORSE = shape_grid(lambda w, d: 1 - 0.1 * np.log2(w) + 0.1 * d)
+BETTER = shape_grid(lambda w, d: w**-0.3 * d**-0.3)
+WORSE = shape_grid(lambda w, d: w**-0.3 * d**0.3)
 
 
-def test_judge():
-    better = judged(EXPERIMENT, table(BETTER))
-    assert better.outcome == "supported" and "mlp, tanh: falls with width at 3 of 3 depths" in better.reason
-    assert "36 of 36 runs converged to the theorem's value (largest relative gap 1e-12)" in better.reason
+def test_supported_where_the_loss_falls_along_both():
+    verdict = judged(EXPERIMENT, table(BETTER))
+    assert verdict.outcome == "supported"
+    assert "mlp, tanh (supported: falls with width and depth everywhere): falls with width at 3 of 3" in verdict.reason
+    assert "(exponent at depth 1: -0.3 [-0.3, -0.3], 2: " in verdict.reason
+    assert "36 of 36 runs converged to the theorem's value (largest relative gap 1e-12)" in verdict.reason
+
+
+def test_refuted_where_it_rises_or_gains_less_than_the_margin():
     worse = judged(EXPERIMENT, table(WORSE))
     assert worse.outcome == "refuted" and "falls with depth at 0 of 3 widths and rises at 3" in worse.reason
-    no_use_of_depth = shape_grid(lambda w, d: 1 - 0.1 * np.log2(w))
-    assert judged(EXPERIMENT, table(no_use_of_depth)).outcome == "undecided"
+    assert "(refuted: no gain with depth at width 2, no gain with depth at width 4, no gain with" in worse.reason
+    assert judged(EXPERIMENT, table(shape_grid(lambda w, d: w**-0.3))).outcome == "refuted"  # no use of depth
+    little = judged(EXPERIMENT, table(shape_grid(lambda w, d: w**-0.3 * d**-0.05)))
+    assert little.outcome == "refuted" and "falls with depth at 3 of 3 widths (exponent" in little.reason
+    at_one_width = {(w, d): loss if w < 8 else 0.3 for (w, d), loss in BETTER.items()}
+    assert "(refuted: no gain with depth at width 8)" in judged(EXPERIMENT, table(at_one_width)).reason
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1.1, "supported"), (1.5, "refuted")])
+def test_the_margin_is_a_factor_a_doubling(factor, outcome):
+    results = EXPERIMENT.results(pd.DataFrame(table(BETTER)), margins={"margin_factor": factor})
+    assert EXPERIMENT.judge(results).outcome == outcome
+
+
+def test_what_cannot_be_told_is_undecided():
     one_seed = judged(EXPERIMENT, table(BETTER, seeds=[0]))
-    assert one_seed.outcome == "undecided" and "nan" not in one_seed.reason
-    one_width = {key: loss for key, loss in BETTER.items() if key[0] == 2}
-    assert judged(EXPERIMENT, table(one_width)).outcome == "undecided"
+    assert one_seed.outcome == "undecided" and "nan" not in one_seed.reason and "needs 3 seeds" in one_seed.advice
+    one_width = judged(EXPERIMENT, table({key: loss for key, loss in BETTER.items() if key[0] == 2}))
+    assert one_width.outcome == "undecided" and "no trend with width" in one_width.reason
+    flat_depth = {key: loss for key, loss in WORSE.items() if key[0] == 2}  # and what is measured still refutes
+    assert judged(EXPERIMENT, table(flat_depth)).outcome == "refuted"
     assert judged(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}]).outcome == "undecided"
+    rng = np.random.default_rng(0)
+    spread = [{**row, "final/loss": row["final/loss"] * np.exp(rng.normal(0, 1))} for row in table(BETTER)]
+    assert judged(EXPERIMENT, spread).outcome == "undecided"
+
+
+def test_a_width_at_which_every_run_diverged_supports_nothing():
+    lost = [{**row, "final/loss": np.nan} if row["width"] == 2 and row["seed"] % 2 else row for row in table(BETTER)]
+    lost = [{**row, "final/loss": np.nan} if row["width"] == 4 and not row["seed"] % 2 else row for row in lost]
+    verdict = judged(EXPERIMENT, lost)  # no seed has both widths
+    assert verdict.outcome == "undecided" and "at depth 1: not measured" in verdict.reason
+
+
+def test_losses_that_are_rounding_have_no_trend():
+    """Interpolating networks end between 1e-31 and 0: that is no fall with width."""
+    zero = {key: 0.0 for key in BETTER}
+    rows = [{**row, "final/loss": 0.0 if row["width"] == 8 else 1e-33 * row["width"]} for row in table(zero)]
+    verdict = judged(EXPERIMENT, rows)
+    assert verdict.outcome == "undecided" and "falls with width at 0 of 3 depths" in verdict.reason
 
 
 @pytest.mark.parametrize(("no", "yes"), [(False, True), (0, 1), (0, True)])
@@ -151,25 +191,25 @@ def test_runs_that_did_not_converge_are_counted_also_in_results_of_earlier_versi
 def test_a_second_axis_is_another_setting_and_not_more_seeds():
     halves = [table(losses, learning_rate=rate) for rate, losses in ((0.1, BETTER), (0.2, WORSE))]
     verdict = judged(EXPERIMENT, [*halves[0], *halves[1]])
-    assert verdict.outcome == "refuted"
-    first, second = verdict.reason.removeprefix("Mean training loss; ").split(". ")[0].split("; ")
+    assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["supported", "refuted"]
+    first, second = verdict.reason.removeprefix("Training loss: ").split(". ")[0].split("; ")
     alone = judged(EXPERIMENT, halves[0]).reason
-    assert first.startswith("mlp, tanh, learning rate 0.1: falls with width at 3 of 3 depths")
-    assert second.startswith("mlp, tanh, learning rate 0.2: falls with width at 3 of 3 depths")
-    assert alone.startswith("Mean training loss; " + first.replace(", learning rate 0.1", ""))
+    assert first.startswith("mlp, tanh, learning rate 0.1 (supported: falls with width and depth everywhere): falls ")
+    assert second.startswith("mlp, tanh, learning rate 0.2 (refuted: no gain with depth at width 2, ")
+    assert alone.startswith("Training loss: " + first.replace(", learning rate 0.1", ""))
     also = [*halves[0], *table(BETTER, learning_rate=0.2)]
     assert judged(EXPERIMENT, also).outcome == "supported"
 
 
 def test_width_none_is_the_models_own_and_a_list_of_widths_has_no_trend():
-    own = {(w or None, d): loss for (w, d), loss in shape_grid(lambda w, d: 1 - 0.1 * np.log2(w)).items()}
+    own = shape_grid(lambda w, d: w**-0.3)
     rows = table({**own, (64, 1): 0.4, (None, 1): 0.4})  # one network, given in two ways
     assert judged(EXPERIMENT, rows).reason == judged(EXPERIMENT, table({**own, (64, 1): 0.4})).reason.replace(
         "of 40 runs", "of 44 runs"
     ).replace("40 of", "44 of")
     lists = judged(EXPERIMENT, table({(None, 1): 0.5}, widths=(4, 3)) + table({(None, 1): 0.4}, widths=(8, 3)))
     assert lists.outcome == "undecided" and lists.reason.count("no trend with width") == 2
-    assert "mlp, 4-3, tanh: " in lists.reason
+    assert "mlp, 4-3, tanh (undecided): " in lists.reason and lists.advice == "More seeds alone would not decide."
 
 
 def test_figures_have_a_panel_for_each_setting():

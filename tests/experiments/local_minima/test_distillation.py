@@ -16,32 +16,61 @@ def distilled(before, after, **changes):
     ]
 
 
-def test_judge():
+def test_training_on_that_lowers_the_loss_refutes():
     verdict = judged(EXPERIMENT, distilled(HIGH, LOW))
-    assert verdict.outcome == "refuted" and "mlp, depth 1, width 16: -0.403 [" in verdict.reason
-    assert judged(EXPERIMENT, distilled(LOW, LOW)).outcome == "undecided"
-    assert judged(EXPERIMENT, distilled(HIGH, LOW) + distilled(LOW, HIGH, model="resnet")).outcome == "undecided"
+    assert verdict.outcome == "refuted"
+    assert "width 16 (refuted: training on lowers it by more than the margin): by -0.403 [" in verdict.reason
+    assert "to 0.198 [0.166, 0.236] times, over 3 seeds." in verdict.reason
+    assert judged(EXPERIMENT, distilled(HIGH, LOW) + distilled(LOW, HIGH, model="resnet")).outcome == "refuted"
 
 
 @pytest.mark.parametrize(
-    ("rows", "reason"),
+    ("factors", "outcome"),
     [
-        (distilled(HIGH[:1], LOW[:1]), "No network has two or more seeds"),
-        (distilled(HIGH, [np.nan, 0.1, np.nan]), "No network has two or more seeds"),
-        (distilled(HIGH, [np.nan] * 3), "Every network diverged"),
-        ([{**NETWORK, "seed": 0, "diverged_epoch": 1}], "Every network diverged"),
+        ([0.99, 0.97, 1.0], "supported"),  # lower, and measurably so, but by nothing that matters
+        ([1.01, 1.02, 1.03], "supported"),
+        ([0.8, 0.81, 0.79], "refuted"),
+        ([1.2, 1.21, 1.19], "undecided"),  # it leaves the loss, but upwards
+        ([0.5, 1.0, 0.9], "undecided"),
+        ([0.8, 0.81], "undecided"),
     ],
 )
-def test_without_two_pairs_it_is_undecided(rows, reason):
+def test_the_margin_is_a_factor_of_the_loss(factors, outcome):
+    before = np.array(HIGH[: len(factors)])
+    assert judged(EXPERIMENT, distilled(before, before * factors)).outcome == outcome
+
+
+def test_a_wider_margin_makes_a_change_of_nothing():
+    table = pd.DataFrame(distilled(HIGH, np.array(HIGH) * [0.8, 0.81, 0.79]))
+    assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin_factor": 1.5})).outcome == "supported"
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        (distilled(HIGH[:1], LOW[:1]), "A verdict needs 3 seeds or more."),
+        (distilled(HIGH, [np.nan, 0.1, np.nan]), "Too few of the 3 seeds have all that is compared: a test needs 3."),
+    ],
+)
+def test_one_pair_decides_nothing(rows, advice):
     verdict = judged(EXPERIMENT, rows)
-    assert verdict.outcome == "undecided" and reason in verdict.reason
+    assert verdict.outcome == "undecided" and verdict.advice == advice and "over 1 seeds." in verdict.reason
+
+
+@pytest.mark.parametrize("rows", [distilled(HIGH, [np.nan] * 3), [{**NETWORK, "seed": 0, "diverged_epoch": 1}]])
+def test_without_any_pair_it_is_undecided(rows):
+    assert judged(EXPERIMENT, rows).reason == "Every network diverged."
 
 
 def test_a_second_axis_is_another_setting_and_not_more_seeds():
     rows = distilled(HIGH, LOW, learning_rate=0.1) + distilled(LOW, HIGH, learning_rate=0.2)
     verdict = judged(EXPERIMENT, rows)
-    assert verdict.outcome == "undecided" and verdict.reason.count("over 3 seeds") == 2
-    assert "learning rate 0.1: -0.403 [" in verdict.reason and "learning rate 0.2: 0.403 [" in verdict.reason
+    assert [outcome for _, outcome in verdict.groups] == ["refuted", "undecided"]
+    assert verdict.outcome == "refuted" and verdict.reason.count("over 3 seeds") == 2
+    assert "margin): by -0.403 [" in verdict.reason and "learning rate 0.2 (undecided): by 0.403 [" in verdict.reason
+    alike = distilled(HIGH, np.array(HIGH) * [0.99, 0.97, 1.0], learning_rate=0.1)
+    apart = distilled(HIGH, np.array(HIGH) * [0.5, 1.0, 0.9], learning_rate=0.2)
+    assert judged(EXPERIMENT, alike + apart).outcome == "undecided"  # support needs both
 
 
 def test_figures_have_a_panel_for_each_setting_and_need_a_history():

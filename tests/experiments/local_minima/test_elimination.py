@@ -2,6 +2,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import run_local_minima
@@ -111,18 +112,19 @@ def bad(**fields):
 
 def good(**fields):
     """Three seeds that leave the minimum for one that is nearly global."""
-    return [row(i, 0.0101, **fields) for i in range(3)]
+    return [row(i, 0.01 + 0.0001 * i, **fields) for i in range(3)]
 
 
 def test_refuted_where_the_network_itself_stays_bad():
     verdict = judged(EXPERIMENT, bad() + [row(i, 1.0, trainable="neurons") for i in range(3)])
-    assert verdict.outcome == "refuted" and "mlp, depth 1, width 16: objective below" in verdict.reason
+    assert verdict.outcome == "refuted"
+    assert "mlp, depth 1, width 16 (refuted: left, but for no nearly global one): objective below" in verdict.reason
     assert "below the certified floor in 3 of 3, the network itself at 101 [98.5, 104] times the loss" in verdict.reason
     assert "a vanishing with growing exponents in 3, neurons trained alone: below the floor in 3 of 3" in verdict.reason
     assert "a vanishing with growing exponents in 0" in judged(EXPERIMENT, bad(a=0.9)).reason
 
 
-def test_supported_where_every_run_eliminates():
+def test_supported_where_the_network_ends_within_the_margin():
     verdict = judged(EXPERIMENT, good())
     assert verdict.outcome == "supported" and "minimum eliminated in 3" in verdict.reason
 
@@ -133,6 +135,10 @@ def test_supported_where_every_run_eliminates():
         [row(0, 1.0), row(1, 0.01)],  # too far spread
         [row(0, 1.0)],  # one seed
         [row(0, 0.0101)],
+        good()[:2],
+        [row(0, 0.0101), row(1, 0.012), row(2, 0.0105)],  # about the margin
+        good()[:2] + [row(2, 0.0101, objective=1.0)],  # one that never left
+        bad()[:2] + [row(2, 1.0, objective=1.0)],
         bad(objective=1.0),  # nothing escaped
         good(objective=1.0),
         bad(radius=0.0),  # nothing certified
@@ -145,21 +151,35 @@ def test_undecided(rows):
     assert judged(EXPERIMENT, rows).outcome == "undecided"
 
 
+@pytest.mark.parametrize(("factor", "outcome"), [(1.1, "refuted"), (2.0, "supported")])
+def test_the_margin_says_what_is_nearly_global(factor, outcome):
+    table = pd.DataFrame([row(i, 0.014 + 0.0001 * i) for i in range(3)])
+    assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin_factor": factor})).outcome == outcome
+
+
 def test_a_second_setting_is_no_second_seed():
     """One seed at each of three penalties made a verdict of three runs; now each penalty has one seed."""
     one_seed_each = [row(0, 0.0101, penalty=penalty) for penalty in (0.01, 0.1, 1.0)]
     assert judged(EXPERIMENT, one_seed_each).outcome == "undecided"
     mixed = judged(EXPERIMENT, good(train_size=100) + bad(train_size=200))
     assert mixed.outcome == "refuted" and mixed.reason.count(" of 3, the network itself") == 2
-    assert "n = 100: objective" in mixed.reason and "n = 200: objective" in mixed.reason
+    assert "n = 100 (supported: the minimum is eliminated): objective" in mixed.reason
+    assert "n = 200 (refuted: left, but for no nearly global one): objective" in mixed.reason
     assert judged(EXPERIMENT, good(penalty=0.1) + good(penalty=1.0)).outcome == "supported"
     assert judged(EXPERIMENT, good(penalty=0.1) + good(penalty=1.0)[:1]).outcome == "undecided"
 
 
-def test_a_setting_without_a_certified_minimum_is_named_and_does_not_count():
+def test_a_setting_without_a_certified_minimum_is_named_and_supports_nothing():
     verdict = judged(EXPERIMENT, good(penalty=0.1) + bad(penalty=1.0, radius=0.0))
-    assert verdict.outcome == "supported"
-    assert "width 16, penalty 1: no certified suboptimal minimum to start from" in verdict.reason
+    assert verdict.outcome == "undecided" and [outcome for _, outcome in verdict.groups] == ["supported", "undecided"]
+    assert "width 16, penalty 1 (undecided): no certified suboptimal minimum to start from" in verdict.reason
+    assert judged(EXPERIMENT, bad(penalty=0.1) + bad(penalty=1.0, radius=0.0)).outcome == "refuted"
+
+
+def test_more_seeds_do_not_help_where_a_run_never_left():
+    verdict = judged(EXPERIMENT, [*bad()[:2], row(2, 1.0, objective=1.0)])
+    assert verdict.seeds_needed is None and "no number of seeds" in verdict.advice
+    assert "objective below the certified floor in 2 of 3" in verdict.reason
 
 
 def test_figures_have_a_column_for_each_setting_and_what_it_trains():

@@ -1,5 +1,6 @@
 """experiments/local_minima/initialization.py: its starts, and its judge and figures on results made by hand."""
 import numpy as np
+import pandas as pd
 import pytest
 
 import models
@@ -15,50 +16,82 @@ def started(name, losses, **changes):
     ]
 
 
-DEFAULT = started("default", [0.10, 0.11, 0.09])
+SEEDS = 6
+NOISE = 0.02 * np.array([0, 1, -1, 0.5, -0.5, 0.2])
 
 
-def test_judge():
-    verdict = judged(EXPERIMENT, DEFAULT + started("zero", [0.5, 0.5, 0.5]) + started("equal", [0.10, 0.11, 0.091]))
-    assert verdict.outcome == "refuted" and "1 of 2 starts" in verdict.reason
-    assert "mlp, depth 1, width 16 from zero (0.5), where the default ends at 0.1." in verdict.reason
+def around(loss, spread=1.0):
+    """Losses of six seeds."""
+    return loss * (1 + spread * NOISE)
 
 
-@pytest.mark.parametrize("losses", [
-    [0.1, 0.9, 0.05],  # too far spread
-    [0.105, 0.115, 0.095],  # nearly as low
-    [0.05, 0.06, 0.04],  # lower
-])  # fmt: skip
-def test_a_start_that_is_not_measurably_and_clearly_above_decides_nothing(losses):
-    verdict = judged(EXPERIMENT, DEFAULT + started("zero", losses))
-    assert verdict.outcome == "undecided" and "None of 1 starts" in verdict.reason
+DEFAULT = started("default", around(0.1, 3))
+
+
+def test_a_start_that_is_trapped_refutes():
+    verdict = judged(EXPERIMENT, DEFAULT + started("zero", around(0.5)) + started("equal", around(0.1, 3.1)))
+    assert verdict.outcome == "refuted"
+    assert "mlp, depth 1, width 16 (refuted: zero is trapped): from default 0.1, from zero 0.5, " in verdict.reason
+    assert "from equal 0.1, 1 [0.999, 1] times that over 6 seeds." in verdict.reason
+    both = judged(EXPERIMENT, DEFAULT + started("zero", around(0.5)) + started("equal", around(0.4)))
+    assert "(refuted: zero is trapped, equal is trapped)" in both.reason
+
+
+def test_support_needs_every_start_tried():
+    near = started("zero", around(0.104, 2)) + started("equal", around(0.05))
+    verdict = judged(EXPERIMENT, DEFAULT + near)
+    assert verdict.outcome == "supported" and "(supported: no start tried ends above)" in verdict.reason
+    lost = judged(EXPERIMENT, DEFAULT + near + started("bias+20", [np.nan] * SEEDS))  # it always diverged
+    assert lost.outcome == "undecided" and "from bias+20 not measured" in lost.reason
+    spread = judged(EXPERIMENT, DEFAULT + near + started("bias+20", around(0.1, 20)))
+    assert spread.outcome == "undecided" and spread.seeds_needed > SEEDS
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1.1, "refuted"), (1.3, "supported")])
+def test_the_margin_says_what_is_nearly_as_low(factor, outcome):
+    table = pd.DataFrame(DEFAULT + started("zero", around(0.12, 3)))
+    assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin_factor": factor})).outcome == outcome
+
+
+def test_pairs_are_of_the_same_seed():
+    """Seeds that differ a hundredfold, and a start that is 1.3 times above on each: only the pairs see it."""
+    scales = 10.0 ** np.array([0, 1, 2, 0.5, 1.5, 1.2])
+    rows = started("default", around(0.1) * scales) + started("zero", around(0.13, 0.9) * scales)
+    assert judged(EXPERIMENT, rows).outcome == "refuted"
+    assert judged(EXPERIMENT, rows[:SEEDS] + started("zero", (around(0.13) * scales)[::-1])).outcome == "undecided"
+
+
+def test_two_seeds_decide_nothing():
+    verdict = judged(EXPERIMENT, DEFAULT[:2] + started("zero", [5.0, 5.1]))
+    assert verdict.outcome == "undecided" and verdict.advice == "A verdict needs 3 seeds or more."
+    few = judged(EXPERIMENT, DEFAULT + started("zero", [5.0, 5.1] + [np.nan] * 4))  # the others diverged
+    assert few.outcome == "undecided" and "Too few of the 6 seeds have all that is compared" in few.advice
 
 
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        (DEFAULT, "No start was compared"),
-        (DEFAULT[:1] + started("zero", [0.5]), "No start was compared"),
-        (started("default", [np.nan] * 3) + started("zero", [0.5] * 3), "No start was compared"),
+        (DEFAULT, "no start was compared"),
+        (started("zero", around(0.5)), "no start was compared"),
+        (started("default", [np.nan] * 3) + started("zero", [0.5] * 3), "no start was compared"),
         (started("default", [np.nan] * 2) + started("zero", [np.nan] * 2), "Every network diverged"),
         ([{k: v for k, v in row.items() if k != "after/train/loss"} for row in DEFAULT], "Every network diverged"),
     ],
 )
-def test_without_two_pairs_it_is_undecided(rows, reason):
+def test_without_two_starts_to_compare_it_is_undecided(rows, reason):
     verdict = judged(EXPERIMENT, rows)
     assert verdict.outcome == "undecided" and reason in verdict.reason
 
 
 def test_starts_are_compared_at_one_setting_only():
     """A second learning rate must neither end in an error nor be mixed into the pairs, nor into the default's mean."""
-    slow = started("default", [0.8, 0.7, 0.9], learning_rate=0.1) + started("zero", [0.8, 0.7, 0.9], learning_rate=0.1)
-    fast = started("default", [0.10, 0.11, 0.09], learning_rate=0.2) + started("zero", [0.5] * 3, learning_rate=0.2)
+    slow = [row for name in ("default", "zero") for row in started(name, around(0.8), learning_rate=0.1)]
+    fast = started("default", around(0.1, 2), learning_rate=0.2) + started("zero", around(0.5, 3), learning_rate=0.2)
     verdict = judged(EXPERIMENT, slow + fast)
-    assert verdict.outcome == "refuted" and "1 of 2 starts" in verdict.reason
-    assert "learning rate 0.2 from zero (0.5), where the default ends at 0.1." in verdict.reason
-    assert "learning rate 0.1" not in verdict.reason
+    assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["undecided", "refuted"]
+    assert "learning rate 0.2 (refuted: zero is trapped): from default 0.1, from zero 0.501, 5 [" in verdict.reason
     halves = [row for rows in (slow, fast) for row in rows if row["initialization"] == "default" or row["seed"] == 0]
-    assert "No start was compared" in judged(EXPERIMENT, halves).reason  # one seed at each of two rates is one pair
+    assert judged(EXPERIMENT, halves).outcome == "undecided"  # one seed at each of two rates is no two pairs
 
 
 def test_figures_have_a_panel_for_each_setting():

@@ -2,6 +2,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import run_local_minima
@@ -34,7 +35,7 @@ def test_both_batches_start_alike_and_train_as_long(report):
     history = report.results.histories[table["config_id"][0]]
     assert history.groupby("stage")["epoch"].max().to_dict() == {"small": 3, "large": 3}
     np.testing.assert_allclose(table["distance_ratio"], table["small/distance"] / table["large/distance"])
-    assert report.verdict.reason.startswith("mlp, depth 1, width 8: sharpness of the large batch ")
+    assert report.verdict.reason.startswith("mlp, depth 1, width 8 (undecided): sharpness of the large batch ")
     assert "points (1 paired seeds)" in report.verdict.reason
 
 
@@ -133,8 +134,15 @@ def test_judge():
     assert claim.outcome == "supported" and "6 paired seeds" in claim.reason
     assert "sharpness of the large batch 5 [4.94, 5.06] times that of the small one" in claim.reason
     assert "accuracy of the small batch minus that of the large one +5 [4.9, 5.1] points" in claim.reason
-    assert judged(EXPERIMENT, rows(5.0, 0.9)).outcome == "undecided"  # sharper, but no worse
+    assert judged(EXPERIMENT, rows(5.0, 0.9)).outcome == "refuted"  # sharper, but no worse
+    little = judged(EXPERIMENT, rows(5.0, 0.895))  # worse, but by half a point
+    assert little.outcome == "refuted" and "(refuted: not worse by the margin)" in little.reason
+    assert judged(EXPERIMENT, rows(1.05, 0.85)).outcome == "refuted"  # sharper, but not by a factor of 1.1
+    neither = judged(EXPERIMENT, rows(1.0, 0.9))
+    assert "(refuted: not sharper by the margin, not worse by the margin)" in neither.reason
     assert judged(EXPERIMENT, rows(5.0, 0.95)).outcome == "refuted"  # sharper and better
+    wide = EXPERIMENT.results(pd.DataFrame(rows(5.0, 0.85)), margins={"margin": 0.1, "margin_factor": 1.1})
+    assert EXPERIMENT.judge(wide).outcome == "refuted"  # five points do not matter there
     assert judged(EXPERIMENT, rows(0.2, 0.85)).outcome == "refuted"  # worse, but flatter
     assert judged(EXPERIMENT, rows(5.0, 0.85, seeds=1)).outcome == "undecided"
     assert judged(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}]).outcome == "undecided"
@@ -143,10 +151,11 @@ def test_judge():
 def test_two_settings_over_three_seeds_are_no_six_pairs():
     table = rows(5.0, 0.85, seeds=3, learning_rate=0.01) + rows(1.0, 0.9, seeds=3, learning_rate=0.1)
     verdict = judged(EXPERIMENT, table)
-    assert verdict.outcome == "undecided"  # supported in one setting only
+    assert verdict.outcome == "refuted"  # supported in one setting only
     first, second = verdict.reason.split("; ")
-    assert first.startswith("mlp, depth 1, width 16, learning rate 0.01: ") and "(3 paired seeds)" in first
-    assert second.startswith("mlp, depth 1, width 16, learning rate 0.1: ") and "(3 paired seeds)" in second
+    assert "(3 paired seeds)" in first and "(3 paired seeds)" in second
+    assert first.startswith("mlp, depth 1, width 16, learning rate 0.01 (supported: sharper and worse): ")
+    assert second.startswith("mlp, depth 1, width 16, learning rate 0.1 (refuted: not sharper by the margin, ")
     assert judged(EXPERIMENT, table[:3]).reason == first.replace(", learning rate 0.01", "") + "."
     worse = rows(5.0, 0.85, seeds=3, dataset="digits") + rows(5.0, 0.95, seeds=3, dataset="gaussian")
     assert judged(EXPERIMENT, worse).outcome == "refuted"

@@ -1,4 +1,6 @@
 """experiments/ntk/constancy.py, as drift and features judge by it: rising and falling trends, group by group."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ def measures(correlation, change, noise=0.01):
 
 
 def still(fields):
-    return {"ntk/correlation": 1 - 4 / fields["width"], "ntk/relative_change": 4 / fields["width"]}
+    change = 4 / fields["width"] * (1 + 0.01 * (7 * fields["seed"] + fields["width"]) % 0.05)  # seeds differ a little
+    return {"ntk/correlation": 1 - change, "ntk/relative_change": change}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +31,9 @@ def still(fields):
         (lambda f: 4 / f["width"], lambda f: 1.0, 0.01, "refuted"),
         (lambda f: 0.9, lambda f: f["width"], 0.001, "refuted"),
         (lambda f: 0.5, lambda f: 0.5, 0.2, "undecided"),
-        (lambda f: 1 - 4 / f["width"], lambda f: 0.5, 0.01, "undecided"),  # one of both is not enough
+        (lambda f: 1 - 4 / f["width"], lambda f: 0.5, 0.01, "refuted"),  # no change of the change: below the margin
+        (lambda f: 0.5, lambda f: 4 / f["width"], 0.001, "undecided"),  # one of both is not enough
+        (lambda f: 1 - 4 / f["width"], lambda f: f["width"] ** -0.1, 0.0005, "refuted"),  # falls by 1.07 a doubling
     ],
 )
 def test_outcomes(correlation, change, noise, expected):
@@ -38,10 +43,12 @@ def test_outcomes(correlation, change, noise, expected):
 
 def test_features_are_judged_by_their_own_columns():
     def named(fields):
-        return {"features/gram_correlation": 1 - 4 / fields["width"], "features/gram_change": 4 / fields["width"]}
+        correlation, change = still(fields).values()
+        return {"features/gram_correlation": correlation, "features/gram_change": change}
 
     verdict = features.judge(results(features.EXPERIMENT, named, width=WIDTHS))
     assert verdict.outcome == "supported" and "features' Gram matrix" in verdict.test
+    assert "mlp (supported: constant in the limit): correlation increasing" in verdict.reason
 
 
 def test_three_seeds_count_as_three_beside_a_second_learning_rate():
@@ -49,18 +56,19 @@ def test_three_seeds_count_as_three_beside_a_second_learning_rate():
     verdict = drift.judge(results(drift.EXPERIMENT, still, width=WIDTHS, depth=1, learning_rate=[0.01, 0.1]))
     assert verdict.outcome == "supported" and "6 seeds" not in verdict.reason
     for rate in ("0.01", "0.1"):
-        assert f"mlp, depth 1, learning rate {rate}: supported, correlation increasing" in verdict.reason
+        assert f"learning rate {rate} (supported: constant in the limit): correlation increasing" in verdict.reason
     assert verdict.reason.count("3 seeds") == 4  # two trends in each of two groups
 
 
 def test_one_network_that_moves_refutes():
     def moving_when_deep(fields):
-        moving = {"ntk/correlation": 4 / fields["width"], "ntk/relative_change": 1.0}
+        correlation, change = still(fields).values()
+        moving = {"ntk/correlation": 1 - correlation, "ntk/relative_change": change * fields["width"]}
         return still(fields) if fields["depth"] == 1 else moving
 
     verdict = drift.judge(results(drift.EXPERIMENT, moving_when_deep, width=WIDTHS, depth=[1, 3]))
     assert verdict.outcome == "refuted"
-    assert "depth 1: supported" in verdict.reason and "depth 3: refuted" in verdict.reason
+    assert "depth 1 (supported" in verdict.reason and "depth 3 (refuted" in verdict.reason
 
 
 @pytest.mark.parametrize("lost", [{"depth": 3}, {"depth": 3, "width": 256}])
@@ -71,8 +79,8 @@ def test_runs_that_diverged_keep_from_support(lost):
         return {} if lost.items() <= fields.items() else still(fields)
 
     verdict = drift.judge(results(drift.EXPERIMENT, ended, width=WIDTHS, depth=[1, 3]))
-    assert verdict.outcome == "undecided" and "depth 1: supported" in verdict.reason
-    assert "depth 3: undecided, correlation not measured" in verdict.reason
+    assert verdict.outcome == "undecided" and "depth 1 (supported" in verdict.reason
+    assert "depth 3 (undecided): correlation not measured" in verdict.reason
 
 
 def test_all_runs_diverged():
@@ -86,7 +94,21 @@ def test_all_runs_diverged():
 def test_one_width_is_a_measurement_and_no_trend():
     verdict = drift.judge(results(drift.EXPERIMENT, still, width=16, depth=[1, 3]))
     assert verdict.outcome == "undecided" and verdict.reason.startswith("One width shows no trend: run several widths.")
-    assert "mlp, depth 3, width 16: correlation 0.75, relative change 0.25" in verdict.reason
+    means = "correlation 0.743 [0.73, 0.755], relative change 0.258 [0.245, 0.27]"
+    assert f"mlp, depth 3, width 16: {means}" in verdict.reason
+
+
+def test_a_stored_model_beside_other_networks_is_named_and_keeps_from_support():
+    """It was left out, and the verdict was that of the others alone."""
+    table = results(drift.EXPERIMENT, still, width=WIDTHS, depth=1, learning_rate=[0.01, 0.1])
+    assert drift.judge(table).outcome == "supported"
+    stored = table.table["learning_rate"] == 0.1
+    rows = table.table[~stored | (table.table["width"] == 16)].astype({"width": object})
+    rows.loc[stored, "model"], rows.loc[stored, "width"] = "mine.keras", None
+    verdict = drift.judge(replace(table, table=rows))
+    assert verdict.outcome == "undecided" and "learning rate 0.01 (supported: constant in the limit)" in verdict.reason
+    stored_text = "mine.keras, depth 1, learning rate 0.1 (undecided): no width, so no trend: correlation 0.7"
+    assert stored_text in verdict.reason
 
 
 def test_widths_none_of_which_has_all_seeds_are_not_called_one_width():
@@ -95,6 +117,8 @@ def test_widths_none_of_which_has_all_seeds_are_not_called_one_width():
 
     verdict = drift.judge(results(drift.EXPERIMENT, one_of_two, width=[16, 64], depth=1, seed=[0, 1]))
     assert verdict.outcome == "undecided" and "No seed was measured at every width" in verdict.reason
+    lost = drift.judge(results(drift.EXPERIMENT, lambda f: still(f) if f["width"] < 64 else {}, width=[16, 64]))
+    assert "width 64: correlation not measured, relative change not measured" in lost.reason
 
 
 def test_a_default_width_that_is_given_too_counts_once():

@@ -33,7 +33,12 @@ def test_the_former_name_of_the_checkpoints_keeps_ids_and_flags():
 
 @pytest.mark.parametrize(
     ("early", "late", "noise", "expected"),
-    [(1.0, 0.1, 0.01, "supported"), (0.1, 1.0, 0.01, "refuted"), (0.5, 0.5, 0.2, "undecided")],
+    [
+        (1.0, 0.1, 0.01, "supported"),
+        (0.1, 1.0, 0.01, "refuted"),
+        (0.5, 0.5, 0.2, "undecided"),
+        (0.5, 0.49, 0.001, "refuted"),  # the late change is smaller, but by nothing that matters
+    ],
 )
 def test_outcomes(early, late, noise, expected):
     assert evolution.judge(results(evolution.EXPERIMENT, change(early, late, noise), width=16)).outcome == expected
@@ -43,21 +48,23 @@ def test_three_seeds_count_as_three_beside_a_second_learning_rate():
     """They were pooled as six: with these numbers six pairs would decide, and three do not."""
 
     def barely(fields):
-        late = 0.5 - (0.1, 0.2, 0.75)[fields["seed"]] - 0.01 * (fields["learning_rate"] == 0.1)
+        late = 0.5 * (0.8, 0.6, 0.1)[fields["seed"]] - 0.01 * (fields["learning_rate"] == 0.1)
         return {"evolution/early_change": 0.5, "evolution/late_change": late}
 
     verdict = evolution.judge(results(evolution.EXPERIMENT, barely, width=16, depth=1, learning_rate=[0.01, 0.1]))
     assert verdict.outcome == "undecided" and verdict.reason.count("over 3 seeds") == 2
-    assert "mlp, depth 1, width 16, learning rate 0.01: -0.35 [-1.22, 0.519]" in verdict.reason
+    assert "mlp, depth 1, width 16, learning rate 0.01 (undecided): " in verdict.reason
 
 
 def test_every_width_is_a_network_of_its_own():
     def late_at_32(fields):
+        noise = 1 + 0.01 * fields["seed"]
         early, late = (1.0, 0.1) if fields["width"] == 16 else (0.1, 1.0)
-        return change(early, late)(fields)
+        return {"evolution/early_change": early, "evolution/late_change": late * noise}
 
     verdict = evolution.judge(results(evolution.EXPERIMENT, late_at_32, width=[16, 32], depth=1))
-    assert verdict.outcome == "refuted" and "width 16: -0." in verdict.reason and "width 32: 0." in verdict.reason
+    assert verdict.outcome == "refuted" and "width 16 (supported: moves less late): 0.1" in verdict.reason
+    assert "width 32 (refuted: does not slow down by the margin): 1" in verdict.reason
 
 
 def test_a_network_that_diverged_keeps_from_support():
@@ -65,9 +72,18 @@ def test_a_network_that_diverged_keeps_from_support():
         return change(1.0, 0.1)(fields) if fields["depth"] == 1 else {}
 
     verdict = evolution.judge(results(evolution.EXPERIMENT, ended, width=16, depth=[1, 3]))
-    assert verdict.outcome == "undecided" and "depth 3, width 16: not measured over 0 seeds" in verdict.reason
+    assert verdict.outcome == "undecided" and "width 16 (undecided): not measured over 0 seeds" in verdict.reason
     nothing = results(evolution.EXPERIMENT, lambda fields: {}, width=16)
     assert evolution.judge(nothing).reason == "Every network diverged." and evolution.figures(nothing) == {}
+
+
+def test_a_kernel_that_never_moved_tells_nothing_and_one_that_stops_is_a_fall():
+    seeds = list(range(6))
+    frozen, stops = (results(evolution.EXPERIMENT, change(*c, 0.0), width=16, depth=1, seed=seeds)
+                     for c in ((0.0, 0.0), (0.5, 0.0)))  # fmt: skip
+    verdict = evolution.judge(frozen)  # 0 over 0 had counted as a ratio of 1, which refuted
+    assert verdict.outcome == "undecided" and "not measured over 0 seeds" in verdict.reason
+    assert evolution.judge(stops).outcome == "supported"
 
 
 def test_one_seed_decides_nothing():

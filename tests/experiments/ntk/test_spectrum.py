@@ -24,7 +24,8 @@ def test_outcomes():
     verdicts = [spectrum.judge(results(spectrum.EXPERIMENT, correlations(*both))) for both in means]
     assert [verdict.outcome for verdict in verdicts] == ["supported", "refuted", "undecided"]
     assert verdicts[0].reason.startswith(
-        "Rank correlation with training accuracy 0.82 [0.77, 0.87], with test accuracy 0.92"
+        "fcn, width 64, erf (supported: the spectrum tells both): rank correlation with training accuracy 0.82 [0.77, "
+        "0.87] over 3 seeds, with test accuracy 0.92 [0.87, 0.97] over 3 seeds;"
     )
 
 
@@ -34,8 +35,24 @@ def test_outcomes():
 def test_three_seeds_count_as_three_beside_a_second_value_of_another_field(axis):
     """Runs that differed in anything but architecture, activation, width and bias variance were pooled as seeds."""
     verdict = spectrum.judge(results(spectrum.EXPERIMENT, correlations(0.8, 0.9), **axis))
-    assert verdict.reason.count("over 3 seeds") == 2 and "6 seeds" not in verdict.reason
+    assert verdict.reason.count("over 3 seeds") == 4 and "6 seeds" not in verdict.reason  # two of each group
     assert verdict.outcome == "supported" and verdict.reason.count("fcn, ") == 2
+
+
+def test_one_seed_decides_nothing():
+    verdict = spectrum.judge(results(spectrum.EXPERIMENT, correlations(0.8, 0.9), seed=0))
+    assert verdict.outcome == "undecided" and "over 1 seeds" in verdict.reason and "nan" not in verdict.reason
+
+
+def test_each_correlation_counts_the_seeds_that_have_it():
+    """Where all finite networks test alike there is no correlation, and the other one's seeds were claimed for it."""
+
+    def measured(fields):
+        found = correlations(0.8, 0.9)(fields)
+        return {**found, "generalization/correlation": np.nan} if fields["seed"] == 0 else found
+
+    reason = spectrum.judge(results(spectrum.EXPERIMENT, measured, seed=[0, 1, 2, 3])).reason
+    assert "0.83 [0.79, 0.87] over 4 seeds" in reason and "over 3 seeds" in reason
 
 
 def test_one_diagram_that_tells_nothing_refutes():
@@ -43,7 +60,7 @@ def test_one_diagram_that_tells_nothing_refutes():
         return correlations(0.8, 0.9 if fields["activation"] == "erf" else 0.1)(fields)
 
     verdict = spectrum.judge(results(spectrum.EXPERIMENT, measured, activation=["erf", "relu"]))
-    assert verdict.outcome == "refuted" and verdict.reason.startswith("fcn, width 64, erf: rank correlation")
+    assert verdict.outcome == "refuted" and verdict.reason.startswith("fcn, width 64, erf (supported")
 
 
 def test_diagrams_without_finite_networks_are_not_judged():

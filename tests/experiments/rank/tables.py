@@ -4,8 +4,6 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from judging.results import Results
-
 SPREAD = 1e-3 * np.array([1, -2, 3, 0, -1, 2])  # over six seeds
 EDIT_FIELDS = {  # rank_cut, rank_cap, edit_epochs
     "none": (np.nan, np.nan, ()),
@@ -20,7 +18,7 @@ def edit_fields(edit, **fields):
 
 
 def results(experiment, rows):
-    return Results(pd.DataFrame(rows), {}, {}, experiment.fields, experiment.apart)
+    return experiment.results(pd.DataFrame(rows))
 
 
 def judged(experiment, rows):

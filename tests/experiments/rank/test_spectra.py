@@ -1,4 +1,6 @@
 """experiments/rank/spectra.py: the judge on tables made by hand, and the lines of its figures."""
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,10 +28,17 @@ def judged(table):
 def test_judged_by_paired_changes():
     assert judged(rows(-0.1)).outcome == "supported"
     assert judged(rows(0.1)).outcome == "refuted"
-    assert judged(rows(0.0)).outcome == "undecided"
+    assert judged(rows(0.0)).outcome == "refuted"  # it does not fall by the margin
+    assert judged(rows(-0.01)).outcome == "supported"  # just the margin
+    verdict = judged(rows(-0.005))  # a fall, but none worth having
+    assert verdict.outcome == "refuted" and "falls by less than the margin" in verdict.reason
+    found = tables.results(EXPERIMENT, rows(-0.005))
+    assert EXPERIMENT.judge(dataclasses.replace(found, margins={"margin": 0.001})).outcome == "supported"
+    assert judged(rows(-0.005)[:3]).outcome == "undecided"  # either is possible
     assert judged(rows(-0.1)[:1]).outcome == "undecided"
     assert judged(rows(-0.1) + rows(0.1, train_epsilon=8.0)).outcome == "refuted"
-    assert judged(rows(-0.1) + rows(0.0, train_epsilon=8.0)).outcome == "undecided"
+    verdict = judged(rows(-0.1) + rows(-0.1, seeds=2, train_epsilon=8.0))  # support needs both
+    assert verdict.outcome == "undecided" and [outcome for _, outcome in verdict.groups] == ["supported", "undecided"]
 
 
 def test_edits_share_the_network_that_was_trained_once():
@@ -43,7 +52,7 @@ def test_edits_share_the_network_that_was_trained_once():
 )
 def test_a_second_value_of_another_field_makes_no_more_seeds(field, values):
     verdict = judged([row for value in values for row in rows(-0.1, seeds=3, **{field: value})])
-    assert verdict.outcome == "supported" and "0.975 level" in verdict.test
+    assert verdict.outcome == "supported" and "each of 2 groups" in verdict.family
     assert verdict.reason.count("over 3 seeds") == 2 and "over 6 seeds" not in verdict.reason
 
 

@@ -1,0 +1,56 @@
+"""What do the seeds of some results resample?  A verdict over seeds speaks of that, and of nothing that they share."""
+from training.data import TFDS_SIZES
+
+DATA_FIELDS = ("dataset", "train_size", "test_size", "resample")
+SETTINGS = ("model", "augment", "label_noise", "pixel_noise")
+
+
+def describe_replicates(results) -> str:
+    """` Seeds resample ..`: a sentence on what every seed of the results draws anew, and which data all of them share.
+
+    Empty for a table without data fields, which no experiment's own results are.
+    """
+    table = results.table
+    if not set(DATA_FIELDS) <= set(table):
+        return ""
+    values = {name: set(table[name].tolist()) for name in SETTINGS if name in table}
+    drawn = []
+    if not all(model.endswith(".keras") for model in values.get("model", [""])):  # a file's weights are no seed's
+        drawn.append("initialization")
+    if "epochs" in table:
+        drawn.append("order")
+    if True in values.get("augment", ()):
+        drawn.append("augmentation")
+    if any(share > 0 for share in values.get("label_noise", ())):
+        drawn.append("the corruption of labels")
+    if values.get("pixel_noise", set()) - {"none"}:
+        drawn.append("the corruption of pixels")
+    shared = []
+    for setting in dict.fromkeys(zip(*(table[name].tolist() for name in DATA_FIELDS))):
+        of_data, all_share = data_parts(*setting)
+        drawn += of_data
+        shared += all_share
+    drawn, shared = (list(dict.fromkeys(parts)) for parts in (drawn, shared))
+    scope = f", and the verdict speaks of those: all seeds share {listed(shared)}" if shared else ""
+    return f" Seeds resample {listed(drawn) or 'nothing'}{scope}."
+
+
+def data_parts(dataset, train_size, test_size, resample):
+    """([what of the data a seed draws], [what all seeds share]), in words."""
+    if dataset == "digits":
+        return ["the split of digits into training and test set"], []
+    if dataset == "gaussian":
+        return ["the data (gaussian)"], []
+    if resample:
+        return [f"the training and test set (out of all images of {dataset})"], []
+    sizes = (("training", train_size), ("test", test_size))
+    partial = [kind for (kind, size), all_of_it in zip(sizes, TFDS_SIZES[dataset]) if size not in (0, all_of_it)]
+    whole = [kind for kind, _ in sizes if kind not in partial]
+    drawn = [f"the {' and '.join(partial)} subset of {dataset}"] if partial else []
+    return drawn, [f"the {' and '.join(whole)} set of {dataset}"] if whole else []
+
+
+def listed(parts):
+    """`a, b and c`."""
+    *others, last = parts or [""]
+    return f"{', '.join(others)} and {last}" if others else last
