@@ -166,3 +166,41 @@ def test_deterministic_and_refuses_bad_input():
         TrainingLoss(network(), X, Y, "hinge")
     with pytest.raises(ValueError, match="batch_size"):
         TrainingLoss(network(), X, Y, "squared", batch_size=0)
+
+
+def symmetric(size, seed=0):
+    matrix = np.random.default_rng(seed).standard_normal((size, size))
+    return matrix + matrix.T
+
+
+@pytest.mark.parametrize("size", [1, 5, 60])
+def test_largest_eigenvalue_of_a_matrix(size):
+    matrix = symmetric(size)
+    found = largest_eigenvalue(aslinearoperator(matrix), tolerance=1e-8)
+    assert found.value == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-6)
+    np.testing.assert_allclose(matrix @ found.vector, found.value * found.vector, atol=1e-3 * abs(found.value))
+    assert found.relative_residual < 1e-3 and np.linalg.norm(found.vector) == pytest.approx(1)
+
+
+def test_the_last_eigenvector_saves_products():
+    matrix = symmetric(400)
+    first = largest_eigenvalue(aslinearoperator(matrix))
+    moved = matrix + 0.001 * symmetric(400, seed=1)
+    warm = largest_eigenvalue(aslinearoperator(moved), start=first.vector)
+    cold = largest_eigenvalue(aslinearoperator(moved))
+    assert warm.products < cold.products and warm.products <= 20
+    assert warm.value == pytest.approx(np.linalg.eigvalsh(moved)[-1], rel=1e-2)
+    again = largest_eigenvalue(aslinearoperator(moved), start=first.vector)
+    assert again.value == warm.value and np.array_equal(again.vector, warm.vector)
+
+
+def test_an_eigenvalue_that_does_not_converge_says_so_by_its_residual():
+    found = largest_eigenvalue(aslinearoperator(symmetric(400)), tolerance=1e-12, max_restarts=1)
+    assert found.relative_residual > 1e-6 and np.isfinite(found.value)
+
+
+def test_largest_eigenvalue_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="need a square operator"):
+        largest_eigenvalue(aslinearoperator(np.ones((3, 4))))
+    with pytest.raises(ValueError, match="a start of its size"):
+        largest_eigenvalue(aslinearoperator(np.eye(3)), start=np.ones(4))

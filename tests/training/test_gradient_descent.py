@@ -1,0 +1,85 @@
+"""training/gradient_descent.py: full-batch steps on a quadratic loss in closed form, exact resume, divergence."""
+import keras
+import numpy as np
+import pytest
+
+from analysis.hessian import TrainingLoss
+from analysis.parameters import get_parameters, set_parameters
+from harness.memo import Memo
+from reporting.run_folder import Run
+from training.gradient_descent import descend
+
+START = np.array([2.0, -1.0])
+CURVATURE = np.array([4.0, 1.0])  # eigenvalues of the Hessian
+
+
+@pytest.fixture
+def surface():
+    """A linear model of two weights whose squared loss is (4 u^2 + v^2) / 2: gradient descent is known for it."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    x = np.diag(np.sqrt(2 * CURVATURE))  # the loss is a mean over two examples
+    loss = TrainingLoss(model, x.astype(np.float32), np.zeros((2, 1), np.float32), "squared")
+    set_parameters(model, START)
+    return loss
+
+
+def position(step, kept):
+    return {"calls": 0 if kept is None else int(kept[0])}, np.array([1.0 if kept is None else kept[0] + 1])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.45, 0.5])
+def test_every_step_is_that_of_the_quadratic(surface, rate):
+    found = descend(surface, learning_rate=rate, steps=7, every=3, probe=position)
+    points = START * (1 - rate * CURVATURE) ** np.arange(8)[:, None]
+    np.testing.assert_allclose(found.losses, (CURVATURE * points**2).sum(axis=1) / 2, rtol=1e-5)
+    np.testing.assert_allclose(get_parameters(surface.model), points[-1], rtol=1e-5, atol=1e-6)
+    assert [row["epoch"] for row in found.rows] == [0, 3, 6, 7]  # every third step, and the last
+    assert [row["calls"] for row in found.rows] == [0, 1, 2, 3]  # what a probe keeps comes back to it
+    assert found.diverged_step is None
+
+
+def test_momentum_is_heavy_ball(surface):
+    descend(surface, learning_rate=0.1, momentum=0.5, steps=2, every=1, probe=position)
+    first = START - 0.1 * CURVATURE * START
+    expected = first + 0.5 * (first - START) - 0.1 * CURVATURE * first
+    np.testing.assert_allclose(get_parameters(surface.model), expected, rtol=1e-5)
+
+
+def test_a_step_size_beyond_two_over_the_curvature_diverges(surface):
+    found = descend(surface, learning_rate=40.0, steps=200, every=10, probe=position)
+    assert found.diverged_step is not None and np.isfinite(found.losses).all()
+    assert len(found.losses) == found.diverged_step
+
+
+def test_until_ends_it_early(surface):
+    found = descend(surface, learning_rate=0.1, steps=50, every=2, probe=position, until=lambda rows: len(rows) == 3)
+    assert [row["epoch"] for row in found.rows] == [0, 2, 4] and len(found.losses) == 5
+
+
+def test_an_interrupted_descent_ends_with_the_same_bits(surface, tmp_path):
+    settings = {"learning_rate": 0.1, "momentum": 0.9, "steps": 20, "every": 4}
+    whole = descend(surface, probe=position, **settings)
+    ended = get_parameters(surface.model)
+    set_parameters(surface.model, START)
+
+    def killed(step, kept):
+        if step == 12:
+            raise KeyboardInterrupt
+        return position(step, kept)
+
+    with pytest.raises(KeyboardInterrupt):
+        descend(surface, probe=killed, run=Run(tmp_path, "one", {}, memo=Memo()), **settings)
+    set_parameters(surface.model, np.zeros(2))  # a new process knows nothing of where it was
+    run = Run(tmp_path, "one", {}, memo=Memo())
+    again = descend(surface, probe=position, run=run, **settings)
+    np.testing.assert_array_equal(again.losses, whole.losses)
+    np.testing.assert_array_equal(get_parameters(surface.model), ended)
+    assert again.rows == whole.rows and [row["epoch"] for row in run.history["descent"]] == [0, 4, 8, 12, 16, 20]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"every": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"learning_rate": float("nan")}]
+)
+def test_refused(surface, wrong):
+    with pytest.raises(ValueError, match="need steps >= 1"):
+        descend(surface, **{"learning_rate": 0.1, "steps": 2, "every": 1, **wrong}, probe=position)
