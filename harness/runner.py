@@ -14,7 +14,7 @@ import pandas as pd
 
 import models
 from harness import grid as grids
-from harness import trial
+from harness import stored, trial
 from harness.memo import Memo, model_content
 from judging.results import Results
 from reporting import figures as plots
@@ -77,6 +77,9 @@ def run(
         limit = trial.parse_max_seeds(max_seeds, experiment, options)
         plan = trial.plan_seeds(grid["seed"], limit)
         margins = trial.check_margins(experiment, margins or {})
+    taken = stored.describe(experiment, grid["model"], options)
+    if taken:
+        say(taken)
     started, results, looks = time.monotonic(), None, None
     for number, seeds in enumerate(plan):
         with refusals():
@@ -93,6 +96,7 @@ def run(
         flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins)
         rows = write_results(folder, results, flags, experiment.modernize)
         verdict = conclude(experiment, results, folder)
+        verdict = replace(verdict, test=f"{verdict.test} {taken}".strip())
         if verdict.outcome != "undecided" or number + 1 == len(plan):
             break
         say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
