@@ -16,7 +16,7 @@ from judging.results import Results
 from judging.verdict import Claim
 
 MARGINS = ("margin", "margin_factor")  # flags: the smallest difference, and the smallest factor, that matter
-ALWAYS = {"config_id", "seconds"}  # columns that the runner adds
+ALWAYS = {"config_id", "seconds", "family"}  # columns that the runner adds
 DIVERGED = "diverged_epoch"  # any measure may return it: the epoch at which training diverged, or None
 
 

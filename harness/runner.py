@@ -178,7 +178,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress
     say = progress.say if progress else lambda line: None
     rows, arrays, histories, reused, renamed = [], {}, {}, 0, 0
     for config, identity in zip(configs, ids):
-        fields = grids.flat(config)
+        fields = {**grids.flat(config), **stored.columns(config.network.model)}
         run = Run(folder, identity, fields, progress, memo=memo, knows_stage=experiment.knows_stage)
         if overwrite:
             run.clear()
