@@ -90,6 +90,19 @@ def test_files_of_one_family_make_a_trend_and_one_file_none(name, tmp_path):
     assert pd.read_csv(alone.folder / "results.csv")["width"].tolist() == [4] * 3 + [16] * 3
 
 
+def test_a_training_accuracy_at_chance_is_warned_of_in_the_verdict(tmp_path):
+    model, path = stored(tmp_path, sequential)
+    model.layers[-1].kernel.assign(np.zeros([12, 10]))  # at the start it names one class for every image
+    model.save(path)
+    options = {"model": path, "seed": [0, 1], "train_size": 100, "test_size": 20, "feature_sample": 20, "epochs": 40}
+    script = importlib.import_module("run_ntk")
+    idle = script.run("features", out_dir=tmp_path / "idle", quiet=True, learning_rate=0.0, **options)
+    assert "Warning: in 2 of 2 runs the training accuracy (train/accuracy)" in idle.verdict.reason
+    assert "is at chance" in (idle.folder / "report.md").read_text()
+    learned = script.run("features", out_dir=tmp_path / "learned", quiet=True, learning_rate=0.05, **options)
+    assert "at chance" not in learned.verdict.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [sequential, functional])
 @pytest.mark.parametrize("name", EXPERIMENTS)
