@@ -14,8 +14,9 @@ import pandas as pd
 
 import models
 from harness import grid as grids
-from harness import trial
+from harness import stored, trial
 from harness.memo import Memo, model_content
+from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
 from reporting import figures as plots
 from reporting import files
@@ -77,13 +78,18 @@ def run(
         limit = trial.parse_max_seeds(max_seeds, experiment, options)
         plan = trial.plan_seeds(grid["seed"], limit)
         margins = trial.check_margins(experiment, margins or {})
-    started, results, looks = time.monotonic(), None, None
+    taken = stored.describe(experiment, grid["model"], options)
+    if taken:
+        say(taken)
+    started, results, looks, chances = time.monotonic(), None, None, {}
     for number, seeds in enumerate(plan):
         with refusals():
             configs, grid = grids.expand(experiment, {**options, "seed": seeds})
             check_writable(folder)
             new = configs if results is None else [config for config in configs if config.seed not in plan[number - 1]]
-            ids = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
+            prepared = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
+            chances.update(prepared)
+            ids = [identity for identity, _ in prepared]
             looks = looks or trial.Looks(folder, grids.identifying_axes(experiment.config, grid), plan, margins)
         found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, quiet)
         results = found if results is None else join(results, found)
@@ -92,7 +98,8 @@ def run(
         results = replace(results, look=look, margins=margins)
         flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins)
         rows = write_results(folder, results, flags, experiment.modernize)
-        verdict = conclude(experiment, results, folder)
+        verdict = conclude(experiment, results, folder, chances)
+        verdict = replace(verdict, test=f"{verdict.test} {taken}".strip())
         if verdict.outcome != "undecided" or number + 1 == len(plan):
             break
         say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
@@ -144,14 +151,16 @@ def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins):
 
 
 def prepare(experiment, config, data_of, folder, overwrite, memo):
-    """Everything that can be wrong with a config is found here, before any training; returns the config's id."""
+    """Everything that can be wrong with a config is found here, before any training; returns the config's id,
+    and chance of its training set (judging/chance.py).
+    """
     data = data_of(config.data, config.seed)
     models.validate(config.network, data.input_shape, data.num_classes)
     identity = config_id(experiment, config)
     known = (folder / "runs" / identity / "result.json").exists() and not overwrite
     if experiment.check and not known:
         experiment.check(config, data, Run(folder, identity, grids.flat(config), memo=memo))
-    return identity
+    return identity, chance_of(data.y_train)
 
 
 def check_writable(folder):
@@ -174,7 +183,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress
     say = progress.say if progress else lambda line: None
     rows, arrays, histories, reused, renamed = [], {}, {}, 0, 0
     for config, identity in zip(configs, ids):
-        fields = grids.flat(config)
+        fields = {**grids.flat(config), **stored.columns(config.network.model)}
         run = Run(folder, identity, fields, progress, memo=memo, knows_stage=experiment.knows_stage)
         if overwrite:
             run.clear()
@@ -228,7 +237,7 @@ def compute(experiment, config, data, run):
     return run.result()
 
 
-def conclude(experiment, results, folder):
+def conclude(experiment, results, folder, chances):
     """The Verdict on the results; ReportError where the experiment's own code fails at it."""
     said = f"all results are in {folder / 'results.csv'}"
     try:
@@ -238,7 +247,7 @@ def conclude(experiment, results, folder):
     diverged = int(results.table["diverged_epoch"].notna().sum()) if "diverged_epoch" in results.table else 0
     if diverged:
         verdict = replace(verdict, reason=f"{verdict.reason} {diverged} of {len(results.table)} configs diverged.")
-    return verdict
+    return replace(verdict, reason=f"{verdict.reason}{warn_at_chance(results.table, chances)}")
 
 
 def draw(experiment, results, verdict, folder):
