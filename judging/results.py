@@ -169,7 +169,8 @@ def describe_network(row, fields=NETWORK_FIELDS):
         parts.append(field_text(known["widths"]))
     elif not is_missing(known.get("depth")):
         parts.append(f"depth {int(known['depth'])}")
-    if "width" in known and not row.get("widths") and (width := actual_width(row)):
+    file = row.get("model", "").endswith(".keras")  # its name says which network it is, and is long enough
+    if "width" in known and not file and not row.get("widths") and (width := actual_width(row)):
         parts.append(f"width {width}")
     if known.get("activation", NetworkConfig.activation) != NetworkConfig.activation:
         parts.append(known["activation"])

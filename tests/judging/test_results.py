@@ -115,7 +115,7 @@ def test_stored_files_of_one_width_are_never_pooled():
 
 def test_stored_files_stay_apart_where_widths_are_not_compared():
     found = of_files(["family x"] * 2, [8, 32], apart=()).groups()
-    assert labels(found) == ["a.keras, width 8", "b.keras, width 32"]
+    assert labels(found) == ["a.keras", "b.keras"]
 
 
 def test_a_family_has_one_group_for_each_other_setting():
