@@ -155,8 +155,8 @@ class Crew:
             if number != 1 and number is not None and not cluster.worth(number, len(todo), seconds):
                 return None
             if not self.said:
-                why = why or f"all that {self.workers.address} has room for"
-                self.say(f"Workers: {number or ''} ({why}), threads of each: {self.workers.threads}.")
+                count = number or f"as many as {self.workers.address} has room for"
+                self.say(f"Workers: {count}{f' ({why})' if why else ''}, threads of each: {self.workers.threads}.")
                 self.said = True
         if number != 1 or self.workers.address:
             with refusals():

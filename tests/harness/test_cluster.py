@@ -418,3 +418,108 @@ def test_a_mistake_of_the_author_and_resources_that_are_not_there_are_one_line(t
         run(Fake(lambda config, data, run: {"finl/loss": 1.0}), tmp_path / "a", workers=Workers(2))
     with pytest.raises(runner.InvalidInput, match="gpus_per_config 99 is more than any node has: the most is 0 GPUs"):
         run(Fake(), tmp_path / "b", workers=Workers(2, gpus=99))
+
+
+# -- with Ray: a cluster of two nodes, with two network namespaces on this machine, and a folder that they do not share
+
+
+def allowed():
+    """Why there can be no network namespaces here; "" where they can be made."""
+    if not shutil.which("ip"):
+        return "the command ip is not there"
+    name = f"try{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return made.stderr.strip()
+
+
+class Nodes:
+    """Two namespaces joined by a veth pair, with a Ray node of one core in each; the second sees no `folder`."""
+
+    def __init__(self, folder):
+        self.names, self.folder = [f"ray{os.getpid()}{side}" for side in "ab"], folder
+        self.addresses = ["10.77.14.1", "10.77.14.2"]
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        links = [f"v{os.getpid()}{side}" for side in "ab"]
+        for name in self.names:
+            self.sh(f"ip netns add {name}")
+        self.sh(f"ip link add {links[0]} type veth peer name {links[1]}")
+        for name, link, address in zip(self.names, links, self.addresses):
+            self.sh(f"ip link set {link} netns {name}")
+            self.sh(f"ip -n {name} addr add {address}/24 dev {link}")
+            self.sh(f"ip -n {name} link set lo up")
+            self.sh(f"ip -n {name} link set {link} up")
+        ray = Path(sys.executable).with_name("ray")
+        common = "--num-cpus=1 --disable-usage-stats --node-ip-address"
+        self.sh(
+            f"ip netns exec {self.names[0]} {ray} start --head --port=6379 --include-dashboard=false "
+            f"{common}={self.addresses[0]}"
+        )
+        hide = f"mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray; mount -t tmpfs none {folder}"
+        self.sh(
+            f"ip netns exec {self.names[1]} unshare -m sh -c '{hide}; {ray} start --address={self.address} "
+            f"{common}={self.addresses[1]}'"
+        )
+
+    @property
+    def address(self):
+        return f"{self.addresses[0]}:6379"
+
+    def sh(self, command):
+        done = subprocess.run(command, shell=True, env=self.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{command}: {done.stdout[-1000:]} {done.stderr[-1000:]}"
+        return done.stdout
+
+    def start(self, script, *arguments):
+        """A script on the first node."""
+        command = ["ip", "netns", "exec", self.names[0], sys.executable, script, f"--out_dir={self.folder}", *arguments]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def kill(self, node):
+        for pid in self.sh(f"ip netns pids {self.names[node]}").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+    def close(self):
+        for node, name in enumerate(self.names):
+            with contextlib.suppress(AssertionError):
+                self.kill(node)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    if why := allowed():
+        pytest.skip(f"no network namespaces: {why}")
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    found = Nodes.__new__(Nodes)
+    try:
+        found.__init__(folder)
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.mark.slow
+@needs_ray
+def test_two_nodes_without_a_shared_folder_of_which_one_is_lost(nodes, tmp_path):
+    options = ["--experiment=drift", "--width=8,16", "--epochs=40", "--train_size=50", "--ntk_sample=5", "--seed=0,1,2"]
+    ended(start("run_ntk.py", tmp_path / "whole", "--workers=1", *options))
+    asked = subprocess.run(
+        ["ip", "netns", "exec", nodes.names[0], sys.executable, "run_ntk.py", f"--out_dir={nodes.folder}",
+         f"--ray_address={nodes.address}", "--gpus_per_config=1", *options],
+        cwd=ROOT, env=nodes.environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert asked.stderr.splitlines()[-1] == "error: gpus_per_config 1 is more than any node has: the most is 0 GPUs"
+    process = nodes.start("run_ntk.py", f"--ray_address={nodes.address}", *options)
+    # Results of the second node come through Ray alone; it is lost when some are there and others are not.
+    wait_for(lambda: len(list(nodes.folder.rglob("result.json"))) >= 4, process, seconds=400)
+    nodes.kill(1)
+    _, err = ended(process)
+    assert f"{nodes.addresses[1]} does not share" in err and "come back through Ray" in err
+    assert "try 2 of" in err
+    assert len(measures(nodes.folder)) == 12
+    pd.testing.assert_frame_equal(measures(tmp_path / "whole"), measures(nodes.folder), check_exact=True)

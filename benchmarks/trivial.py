@@ -1,0 +1,44 @@
+"""An experiment whose measure costs nothing: what is left is the cost of the grid itself (benchmarks/grid.py)."""
+from dataclasses import dataclass
+
+from harness.experiment import Experiment, seed_field
+from judging.verdict import Claim, Verdict
+from models import NetworkConfig
+from reporting import figures
+from training.data import DataConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    network: NetworkConfig = NetworkConfig(width=4, depth=1)
+    data: DataConfig = DataConfig(dataset="gaussian", train_size=20, test_size=20)
+    seed: int = seed_field()
+
+    def validate(self):
+        """Nothing can be wrong with it."""
+
+
+def measure(config, data, run):
+    return {"seed/squared": float(config.seed) ** 2}
+
+
+def judge(results):
+    return Verdict("undecided", f"{len(results.table)} rows.", "none")
+
+
+def draw(results):
+    return {"nothing": figures.new()[0]}
+
+
+EXPERIMENT = Experiment(
+    claim=Claim("A grid costs nothing.", source="nobody"),
+    config=Config,
+    grid={},
+    columns={"seed/squared": "square of the seed"},
+    table=("seed/squared",),
+    stages=(),
+    apart=(),
+    measure=measure,
+    judge=judge,
+    figures=draw,
+)
