@@ -3,12 +3,13 @@
     python benchmarks/grid.py                       # the driver's own cost a config, with measures that cost nothing
     python benchmarks/grid.py --throughput          # configs a minute over workers, with small trained networks
 
-The driver's cost is that of one config: checks, handing out, reading its result back and its row; the measure itself
-is a constant. `handed out` is timed without what workers do: a task of Ray that returns at once. Run it on an idle
-machine; what was measured is in docs/benchmarks.md.
+The driver's cost is what one config takes of its processor time: checks, handing it to Ray, reading its result back and
+its row. Workers only write a result that is known, so that ten thousand configs take minutes. The last column leaves
+out what the smallest grid took: Ray's start. Run it on an idle machine; docs/clusters.md has what was measured.
 """
 import argparse
 import gc
+import json
 import resource
 import shutil
 import subprocess
@@ -22,11 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 
 def driver(number, workers):
-    """Print the driver's processor time and memory for a grid of `number` configs with trivial measures."""
-    from benchmarks.trivial import EXPERIMENT
-    from harness import runner
+    """Print {configs, seconds, processor seconds of the driver, MiB that it grew by} for a grid of trivial measures."""
+    from benchmarks.trivial import EXPERIMENT, instant
+    from harness import cluster, runner
     from harness.cluster import Workers
 
+    cluster.measure = instant
     gc.freeze()  # as the command line does
     folder = tempfile.mkdtemp()
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -38,11 +40,7 @@ def driver(number, workers):
     elapsed, busy = time.perf_counter() - started, time.process_time() - busy
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss) / 1024
     shutil.rmtree(folder)
-    print(
-        f"{number:6d} configs, {workers} workers: {elapsed:7.1f} s in all, driver {busy:6.1f} s = "
-        f"{1000 * busy / number:6.2f} ms a config, memory {memory:6.1f} MiB more",
-        flush=True,
-    )
+    print(json.dumps({"configs": number, "elapsed": elapsed, "busy": busy, "memory": memory}))
 
 
 def throughput(workers, configs):
@@ -66,13 +64,27 @@ def main():
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--configs", type=int, nargs="*", default=None)
     arguments = parser.parse_args()
-    for number in arguments.configs or ([40] if arguments.throughput else [10, 1000, 10000]):
-        for workers in arguments.workers:
-            if arguments.throughput:
+    if arguments.throughput:
+        for number in arguments.configs or [40]:
+            for workers in arguments.workers:
                 throughput(workers, number)
-            else:  # a process each, as memory is that of a process
-                code = f"from benchmarks.grid import driver; driver({number}, {workers})"
-                subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+        return
+    least = None
+    for number in sorted(arguments.configs or [10, 1000, 10000]):
+        code = f"from benchmarks.grid import driver; driver({number}, {max(2, *arguments.workers)})"
+        # A process each, as memory is that of a process.
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        least = least or found
+        more = number - least["configs"]
+        each = "".join(
+            f", {scale * (found[name] - least[name]) / more:.2f} {unit} a config"
+            for name, scale, unit in (("busy", 1000, "ms"), ("memory", 1024, "KiB")) if more
+        )  # fmt: skip
+        print(
+            f"{number:6d} configs: {found['elapsed']:6.1f} s, of the driver {found['busy']:5.1f} s and "
+            f"{found['memory']:5.0f} MiB{each}", flush=True,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """An experiment whose measure costs nothing: what is left is the cost of the grid itself (benchmarks/grid.py)."""
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness import grid as grids
 from harness.experiment import Experiment, seed_field
 from judging.verdict import Claim, Verdict
 from models import NetworkConfig
-from reporting import figures
+from reporting import figures, files
 from training.data import DataConfig
 
 
@@ -28,6 +30,15 @@ def judge(results):
 
 def draw(results):
     return {"nothing": figures.new()[0]}
+
+
+def instant(experiment, config, identity, place, desk, model):
+    """In place of cluster.measure: a worker that has the result already."""
+    content = {
+        "config_id": identity, "config": grids.flat(config), "measures": measure(config, None, None), "files": {},
+        "seconds": 0.0, "versions": {},
+    }  # fmt: skip
+    files.write_json(Path(place.folder) / "runs" / identity / "result.json", content)
 
 
 EXPERIMENT = Experiment(
