@@ -243,7 +243,7 @@ SCRIPTS = {
     "run_local_minima.py": "--experiment=distillation --width=8,16 --depth=1 --train_size=100 --distillation_epochs=9",
     "run_norm.py": "--experiment=norm_bias --width=8 --depth=1 --train_size=100 --norm_target=300",
     "run_ntk.py": "--experiment=drift --width=8,16 --depth=1 --train_size=50 --ntk_sample=5",
-    "run_rank.py": "--experiment=spectra --model=mlp --width=8 --depth=1 --train_epsilon=0 --train_size=100",
+    "run_rank.py": "--experiment=spectra --model=mlp --width=8 --depth=3 --train_epsilon=0 --train_size=100",
 }
 
 
