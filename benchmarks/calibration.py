@@ -102,6 +102,8 @@ def main(_):
     path = Path(flags.FLAGS.out)
     done = pd.read_csv(path) if path.exists() else pd.DataFrame()
     columns = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
+    if len(done):  # what was simulated with fewer tables is simulated again
+        done = done[done["replications"] >= flags.FLAGS.replications] if not flags.FLAGS.markdown else done
     known = {tuple(row) for row in done[columns].astype(str).to_numpy()} if len(done) else set()
     jobs = []
     for key, (experiment, scenario) in scenarios().items():
