@@ -81,6 +81,11 @@ def cells(experiment):
     return rows
 
 
+def priority(what, groups, kind, effect, seeds):
+    """What an interrupted run should have of every rule first: normal noise, no effect, few groups (they cost least)."""
+    return kind != "normal", effect not in (0, 2), groups, effect
+
+
 def measure(job):
     """{what: value} of one cell; that of the power over looks has the mean number of seeds used, too."""
     key, (what, groups, kind, effect, seeds), replications = job
@@ -102,6 +107,8 @@ def main(_):
     path = Path(flags.FLAGS.out)
     done = pd.read_csv(path) if path.exists() else pd.DataFrame()
     columns = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
+    if len(done):  # what was simulated with fewer tables is simulated again
+        done = done[done["replications"] >= flags.FLAGS.replications] if not flags.FLAGS.markdown else done
     known = {tuple(row) for row in done[columns].astype(str).to_numpy()} if len(done) else set()
     jobs = []
     for key, (experiment, scenario) in scenarios().items():
@@ -114,7 +121,7 @@ def main(_):
     if flags.FLAGS.markdown:
         print(markdown(done))
         return
-    jobs.sort(key=lambda job: job[1][1][1])  # tables of many groups take longest: one group of every rule first
+    jobs.sort(key=lambda job: priority(*job[1][1]))
     rows = done.to_dict("records")
     with ProcessPoolExecutor(flags.FLAGS.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])

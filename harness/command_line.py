@@ -8,11 +8,12 @@ from typing import get_args, get_origin
 
 from absl import flags, logging
 
-from harness import grid, runner
+from harness import cluster, grid, runner
 from harness.experiment import MARGINS
 
 FLAGS = flags.FLAGS
 RUN = "run"
+WORKERS = ("workers", "ray_address", "cpus_per_config", "gpus_per_config", "threads_per_config")
 ALIASES = "earlier names"  # of flags: accepted, and not in --help
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 
@@ -70,6 +71,7 @@ def define(experiments, flag_values=FLAGS, former=()):
     flags.DEFINE_integer("max_seeds", None, max_seeds_help(experiments), lower_bound=0, **where)
     for name in MARGINS:
         flags.DEFINE_float(name, None, margin_help(name, experiments), **where)
+    define_workers(where)
     fields = {}
     for experiment in experiments.values():
         for name, leaf in grid.leaves(experiment.config).items():
@@ -84,6 +86,25 @@ def define(experiments, flag_values=FLAGS, former=()):
             if earlier not in flag_values:
                 flags.DEFINE_alias(earlier, name, flag_values, ALIASES)
                 flag_values[earlier].now = name
+
+
+def define_workers(where):
+    """Define the flags of harness/cluster.py."""
+    flags.DEFINE_integer(
+        "workers", None, f"configs computed at a time, more than one by Ray ({cluster.INSTALL}) (default: with Ray, "
+        "and without a GPU, as many as there are cores, as soon as that saves time; else 1)", **where,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "ray_address", None, "running Ray cluster to compute on, auto or HOST:PORT (default: this machine)", **where
+    )
+    flags.DEFINE_float("cpus_per_config", None, "CPUs that Ray gives a config (default: its threads)", **where)
+    flags.DEFINE_float(
+        "gpus_per_config", 0, "GPUs that Ray gives a config; 0.25: four share one (default: 0)", **where
+    )
+    flags.DEFINE_integer(
+        "threads_per_config", None, "threads of a config; results hold to the bit for the same number (default: 1 for "
+        f"mlps up to {cluster.WIDE} wide, else all cores)", **where,
+    )  # fmt: skip
 
 
 def max_seeds_help(experiments):
@@ -196,11 +217,16 @@ def call(run, experiments, flag_values=FLAGS):
     given = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
     values = {name: flag_values[name].value for name in given if flag_values[name].value is not None}
     where = {name: flag_values[name].value for name in ("out_dir", "data_dir", "overwrite", "max_seeds", *MARGINS)}
+    crew = {name: flag_values[name].value for name in WORKERS}
+    for name in ("workers", "threads_per_config"):
+        crew[name] = cluster.CHOOSE if crew[name] is None else crew[name]
     try:
-        run(flag_values.experiment, **where, **values)
+        report = run(flag_values.experiment, **where, **crew, **values)
     except (runner.InvalidInput, runner.ReportError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
         sys.exit(f"error: cannot write or read {error.filename or where['out_dir']}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from here")
+    if report.failed:
+        sys.exit(f"error: {len(report.failed)} configs failed and are in no result: see {report.folder / 'report.md'}")

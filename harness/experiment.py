@@ -16,7 +16,7 @@ from judging.results import Results
 from judging.verdict import Claim
 
 MARGINS = ("margin", "margin_factor")  # flags: the smallest difference, and the smallest factor, that matter
-ALWAYS = {"config_id", "seconds"}  # columns that the runner adds
+ALWAYS = {"config_id", "seconds", "family"}  # columns that the runner adds
 DIVERGED = "diverged_epoch"  # any measure may return it: the epoch at which training diverged, or None
 
 
@@ -47,6 +47,8 @@ class Experiment:
     label: (config) -> str, names a config beside its network, data and seed.
     former_columns: {name in results of earlier versions: name}; old run folders are read through it.
     margins: {`margin` or `margin_factor`: (default, of what)}: the smallest effects that matter to its judge.
+    stored_defaults: (models.stored_file.StoredFile, fields that the person gave) -> {field: list of values} in place of
+    the grid's for a .keras file (harness/stored.py).
     max_seeds: how far a run without --seed widens the grid's seeds until its verdict is decided; None: not at all.
     """
 
@@ -66,6 +68,7 @@ class Experiment:
     label: Callable = lambda config: ""
     former_columns: Mapping = field(default_factory=dict)
     margins: Mapping = field(default_factory=dict)
+    stored_defaults: Callable | None = None
     max_seeds: int | None = None
 
     def __post_init__(self):
@@ -108,7 +111,8 @@ class Experiment:
             if isinstance(names, str) or len(set(names)) < len(names):
                 yield f"{part} must be names, none of them twice, got {names!r}"
         for part, arguments in (
-            ("measure", 3), ("judge", 1), ("figures", 1), ("check", 3), ("applies", 1), ("label", 1)
+            ("measure", 3), ("judge", 1), ("figures", 1), ("check", 3), ("applies", 1), ("label", 1),
+            ("stored_defaults", 2),
         ):  # fmt: skip
             function = getattr(self, part)
             if function is not None and not _takes(function, arguments):

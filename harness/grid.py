@@ -7,6 +7,7 @@ import types
 import typing
 
 import models
+from harness import stored
 
 
 def leaves(config_class):
@@ -148,6 +149,8 @@ def text(value):
 def expand(experiment, options):
     """(configs, axes): all configs of the grid, without repeats, each one valid in itself.
 
+    What a .keras file sets (harness/stored.py) is left out of the axes: they repeat the run by asking the file again.
+
     In a grid over several models, an option that a model does not have (skip for an mlp) keeps its default there, and
     the configs that thereby become equal are one. An option that no model of the grid has is refused.
     """
@@ -162,9 +165,10 @@ def expand(experiment, options):
     grid.update({name: [getattr(models.NetworkConfig, name)] for name in unasked & set(grid)})
     if all(grid["widths"]):  # they say it all
         grid.update({name: [None] for name in {"width", "depth"} - set(options)})
+    own = {model: stored.defaults(experiment, model, options) for model in grid["model"]}
     configs = []
-    for values in itertools.product(*grid.values()):
-        config = make(experiment.config, dict(zip(grid, values)))
+    for values in itertools.chain(*(_product({**grid, "model": [model], **found}) for model, found in own.items())):
+        config = make(experiment.config, values)
         unused = shared - set(models.options(config.network.model))
         config = replace(config, {name: getattr(models.NetworkConfig, name) for name in unused})
         for part in parts(config):
@@ -178,4 +182,10 @@ def expand(experiment, options):
         if not applicable:
             raise ValueError(experiment.needs)
         configs = applicable
-    return configs, grid
+    from_files = set().union(*own.values())
+    return configs, {name: values for name, values in grid.items() if name not in from_files}
+
+
+def _product(axes):
+    """{field: value} of every combination of the axes' values."""
+    return (dict(zip(axes, values)) for values in itertools.product(*axes.values()))

@@ -1,11 +1,15 @@
 """Drives any experiment: grid -> checks -> measure what is not yet known -> results.csv -> judge -> figures -> report.
+
+What is not yet known is measured in this process, or by the workers of harness/cluster.py.
 """
 import contextlib
 import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+import traceback
+from collections import deque
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,9 +17,12 @@ import keras
 import pandas as pd
 
 import models
+from harness import cluster, stored, trial
 from harness import grid as grids
-from harness import trial
+from harness.cluster import Workers
+from harness.experiment import ProtocolError
 from harness.memo import Memo, model_content
+from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
 from reporting import figures as plots
 from reporting import files
@@ -35,11 +42,15 @@ class ReportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """What a run hands back: verdict, results and the folder where all of it lies."""
+    """What a run hands back: verdict, results and the folder where all of it lies.
+
+    failed: {config id: what its code raised, or what became of its worker}; they are not among the results.
+    """
 
     verdict: object
     results: Results
     folder: Path
+    failed: dict = field(default_factory=dict)
 
 
 def config_id(experiment, config):
@@ -57,7 +68,7 @@ def config_id(experiment, config):
 
 def run(
     script, experiment, options=None, *, name, out_dir="results", data_dir=None, overwrite=False, quiet=False,
-    max_seeds=None, margins=None,
+    max_seeds=None, margins=None, workers=None,
 ):  # fmt: skip
     """Run an Experiment on the grid that `options` span, and write its report.
 
@@ -65,6 +76,7 @@ def run(
     list of values}.  Finished configs are not computed again unless `overwrite`.  max_seeds: seeds are added until the
     verdict is decided or there are so many; the experiment's own number when None and no seeds are given, 0 for the
     seeds of the grid alone.  margins: {name: smallest effect that matters} in place of the experiment's own.
+    workers: cluster.Workers; this process alone when None.
     Raises InvalidInput, before any training and with no folder made, where something asked for is not possible, and
     where a config finds the checkpoint of another one in its place; ReportError where judge or figures fail, after
     results.csv has been written.
@@ -72,36 +84,107 @@ def run(
     folder, options, memo = Path(out_dir) / script.removeprefix("run_") / name, options or {}, Memo()
     say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
     data_of = lru_cache(maxsize=2)(lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir))
+    workers = workers or Workers()
     with refusals():
+        workers.validate()
         grid = grids.axes(experiment, options)
         limit = trial.parse_max_seeds(max_seeds, experiment, options)
         plan = trial.plan_seeds(grid["seed"], limit)
         margins = trial.check_margins(experiment, margins or {})
-    started, results, looks = time.monotonic(), None, None
-    for number, seeds in enumerate(plan):
-        with refusals():
-            configs, grid = grids.expand(experiment, {**options, "seed": seeds})
-            check_writable(folder)
-            new = configs if results is None else [config for config in configs if config.seed not in plan[number - 1]]
-            ids = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
-            looks = looks or trial.Looks(folder, grids.identifying_axes(experiment.config, grid), plan, margins)
-        found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, quiet)
-        results = found if results is None else join(results, found)
-        with refusals():
-            look = looks.take(number)
-        results = replace(results, look=look, margins=margins)
-        flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins)
-        rows = write_results(folder, results, flags, experiment.modernize)
-        verdict = conclude(experiment, results, folder)
-        if verdict.outcome != "undecided" or number + 1 == len(plan):
-            break
-        say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
-    drawn = draw(experiment, results, verdict, folder)
-    write_report(
-        folder, experiment, results, verdict, drawn, rows, script=script, name=name, flags=flags,
-        seconds=time.monotonic() - started, quiet=quiet,
-    )  # fmt: skip
-    return Report(verdict, results, folder)
+    taken = stored.describe(experiment, grid["model"], options)
+    if taken:
+        say(taken)
+    started, results, looks, chances, failed = time.monotonic(), None, None, {}, {}
+    with contextlib.ExitStack() as stack:
+        crew = stack.enter_context(Crew(workers, experiment, folder, data_dir, say))
+        for number, seeds in enumerate(plan):
+            with refusals():
+                configs, grid = grids.expand(experiment, {**options, "seed": seeds})
+                crew.fix_threads(configs)
+                check_writable(folder)
+                new = [config for config in configs if results is None or config.seed not in plan[number - 1]]
+                prepared = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
+                chances.update(prepared)
+                ids = [identity for identity, _ in prepared]
+                if looks is None:
+                    looks = trial.Looks(folder, grids.identifying_axes(experiment.config, grid), plan, margins)
+                    stack.enter_context(alone(folder))
+            found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, crew, failed, quiet)
+            results = found if results is None else join(results, found)
+            with refusals():
+                look = looks.take(number)
+            results = replace(results, look=look, margins=margins)
+            threads = crew.workers.threads if workers.threads else None
+            flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins, threads)
+            rows = write_results(folder, results, flags, experiment.modernize)
+            verdict = conclude(experiment, results, folder, chances, failed)
+            verdict = replace(verdict, test=f"{verdict.test} {taken}".strip())
+            if verdict.outcome != "undecided" or number + 1 == len(plan):
+                break
+            say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
+        crew.close()
+        drawn = draw(experiment, results, verdict, folder)
+        write_report(
+            folder, experiment, results, verdict, drawn, rows, script=script, name=name, flags=flags,
+            seconds=time.monotonic() - started, quiet=quiet, failed=failed,
+        )  # fmt: skip
+    return Report(verdict, results, folder, failed)
+
+
+class Crew:
+    """Who measures: this process, or workers, which are started when there is something to compute.
+
+    By default this process begins, and workers take over as soon as what is left would be done earlier with them.
+    """
+
+    def __init__(self, workers, experiment, folder, data_dir, say):
+        self.workers, self.pool, self.said = workers, None, False
+        self.where, self.say = (experiment, folder, data_dir, say), say
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def fix_threads(self, configs):
+        self.workers = cluster.fix_threads(self.workers, configs)
+
+    def hire(self, todo, seconds=None):
+        """The cluster.Pool for the configs that are left, or None: then this process measures the next.
+
+        seconds: that each took so far; None before the first.
+        """
+        if not todo or self.pool:
+            return self.pool
+        number = self.workers.number
+        if number == cluster.CHOOSE:
+            number, why = cluster.most_workers(self.workers, todo)
+            if number != 1 and number is not None and not cluster.worth(number, len(todo), seconds):
+                return None
+            if not self.said:
+                count = number or f"as many as {self.workers.address} has room for"
+                self.say(f"Workers: {count}{f' ({why})' if why else ''}, threads of each: {self.workers.threads}.")
+                self.said = True
+        if number != 1 or self.workers.address:
+            with refusals():
+                self.pool = cluster.Pool(replace(self.workers, number=number), *self.where)
+        return self.pool
+
+    def close(self):
+        if self.pool:
+            self.pool.close()
+        self.pool = None
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """No second run of the same folder meanwhile: it would compute everything again, and both would count looks."""
+    try:
+        with files.only_one(folder / "run.lock"):
+            yield
+    except BlockingIOError as error:
+        raise InvalidInput(f"another run is at {folder}: wait for its end, or choose another --out_dir") from error
 
 
 @contextlib.contextmanager
@@ -113,11 +196,11 @@ def refusals():
         raise InvalidInput(str(error)) from error
 
 
-def measure_all(experiment, configs, ids, data_of, folder, overwrite, memo, quiet):
+def measure_all(experiment, configs, ids, data_of, folder, overwrite, memo, crew, failed, quiet):
     """`collect` with progress; InvalidInput where a config finds the checkpoint of another one in its place."""
     progress = None if quiet else Progress(len(configs))
     try:
-        return collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress)
+        return collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, failed, progress)
     except ForeignCheckpoint as error:
         raise InvalidInput(str(error)) from error
     finally:
@@ -135,23 +218,26 @@ def join(before, more):
     return replace(joined, table=table.loc[order].reset_index(drop=True))
 
 
-def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins):
+def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins, threads=None):
     """The lines of flags.cfg, an absl flag file that repeats the run."""
     flags = {"experiment": [name], "out_dir": [str(out_dir)], **({"data_dir": [str(data_dir)]} if data_dir else {})}
     flags |= {**grid, "max_seeds": [max_seeds or 0]}
     flags |= {key: [value] for key, value in margins.items() if value != experiment.default_margins[key]}
+    flags |= {"threads_per_config": [threads]} if threads else {}  # the bits depend on it
     return [f"--{flag}={','.join(map(grids.text, values))}" for flag, values in flags.items()]
 
 
 def prepare(experiment, config, data_of, folder, overwrite, memo):
-    """Everything that can be wrong with a config is found here, before any training; returns the config's id."""
+    """Everything that can be wrong with a config is found here, before any training; returns the config's id,
+    and chance of its training set (judging/chance.py).
+    """
     data = data_of(config.data, config.seed)
     models.validate(config.network, data.input_shape, data.num_classes)
     identity = config_id(experiment, config)
     known = (folder / "runs" / identity / "result.json").exists() and not overwrite
     if experiment.check and not known:
         experiment.check(config, data, Run(folder, identity, grids.flat(config), memo=memo))
-    return identity
+    return identity, chance_of(data.y_train)
 
 
 def check_writable(folder):
@@ -169,36 +255,97 @@ def check_writable(folder):
         raise ValueError(f"out_dir {folder} cannot be written: {error.strerror or error}") from error
 
 
-def collect(experiment, configs, ids, data_of, folder, overwrite, memo, progress):
-    """Results of all configs: read where they were finished before, else measured and kept."""
+def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, failed, progress):
+    """Results of all configs: read where they were finished before, else measured and kept.
+
+    failed: {config id: why}, which the configs are added to whose own code raises, or whose workers die.
+    """
     say = progress.say if progress else lambda line: None
-    rows, arrays, histories, reused, renamed = [], {}, {}, 0, 0
-    for config, identity in zip(configs, ids):
-        fields = grids.flat(config)
-        run = Run(folder, identity, fields, progress, memo=memo, knows_stage=experiment.knows_stage)
-        if overwrite:
-            run.clear()
-        result = finished(run, say)
-        reused += result is not None
-        if result is not None and progress:
-            progress.skip()
+    runs = {
+        identity: Run(
+            folder, identity, {**grids.flat(config), **stored.columns(config.network.model)}, progress, memo=memo,
+            knows_stage=experiment.knows_stage,
+        )
+        for config, identity in zip(configs, ids)
+    }  # fmt: skip
+    found = {} if overwrite else {
+        identity: result for identity, run in runs.items() if (result := finished(run, say)) is not None
+    }  # fmt: skip
+    reused, renamed = len(found), 0
+    todo = deque((config, identity) for config, identity in zip(configs, ids) if identity not in found)
+
+    def next_job():
+        if not todo:
+            return None
+        config, identity = todo.popleft()
+        if overwrite:  # not before its turn: what an interrupt leaves is still good
+            runs[identity].clear()
+        return config, identity
+
+    if progress:
+        progress.skip(reused)
+    for identity, problem in measured(experiment, todo, next_job, data_of, runs, crew, progress):
+        result = None if problem else finished(runs[identity], say)
         if result is None:
-            if progress:
-                progress.start(identity)
-            result = compute(experiment, config, data_of(config.data, config.seed), run)
-            if progress:
-                progress.done(identity, result[2])
-        measures, arrays[identity], seconds = result
-        known = experiment.modernize(measures)
-        renamed += known.keys() != measures.keys()
-        histories[identity] = run.read_history()
-        rows.append({"config_id": identity, **fields, **known, "seconds": seconds})
+            failed[identity] = problem or "its result did not arrive in the run folder"
+            say(f"{identity} failed: {failed[identity]}")
+        else:
+            found[identity] = result
+        if progress:
+            progress.done(identity, result[2] if result else None)
+    if not found:
+        first, *_ = failed
+        raise ReportError(
+            f"no verdict could be made, all {len(configs)} configs failed: {first}: {failed[first]}; what its code "
+            f"raised is in {runs[first].folder / 'failed.txt'}"
+        )
+    rows, arrays, histories = [], {}, {}
+    for identity in ids:
+        if identity in found:
+            measures, arrays[identity], seconds = found[identity]
+            known = experiment.modernize(measures)
+            renamed += known.keys() != measures.keys()
+            histories[identity] = runs[identity].read_history()
+            rows.append({"config_id": identity, **runs[identity].fields, **known, "seconds": seconds})
     if reused:
         say(f"{reused} of {len(configs)} configs were finished before and are not computed again (--overwrite does).")
     if renamed:
         say(f"{renamed} of them were kept under names of columns that have changed since (as default/test_loss, now "
             "default/test/loss): they are read under the new ones.")  # fmt: skip
     return Results(pd.DataFrame(rows), arrays, histories, experiment.fields, experiment.apart)
+
+
+def measured(experiment, todo, next_job, data_of, runs, crew, progress):
+    """Measure configs, here or by workers; yields (config id, None or what went wrong in one line) as they end.
+
+    todo: those left.  next_job: takes the next of them as (config, config id), None when there is none.
+    """
+    started, count = time.monotonic(), 0
+    while todo:
+        pool = crew.hire([config for config, _ in todo], (time.monotonic() - started) / count if count else None)
+        if pool:
+            yield from pool.measure(next_job, progress)
+            return
+        config, identity = next_job()
+        if progress:
+            progress.start(identity)
+        yield identity, attempt(experiment, config, data_of(config.data, config.seed), runs[identity])
+        count += 1
+
+
+def attempt(experiment, config, data, run):
+    """Measure one config and keep the result; where its own code raises, keep that and return it in one line.
+
+    What would befall every config is raised: a full disk, a foreign checkpoint, a mistake of the experiment's author.
+    """
+    try:
+        compute(experiment, config, data, run)
+    except (OSError, ProtocolError, ForeignCheckpoint):
+        raise
+    except Exception as error:  # whatever a config's own code runs into: the others go on
+        run.fail(traceback.format_exc())
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None
 
 
 def finished(run, say):
@@ -212,7 +359,7 @@ def finished(run, say):
 
 
 def compute(experiment, config, data, run):
-    """Measure one config and keep the result: (measures, arrays, seconds)."""
+    """Measure one config and keep the result."""
     # Layer names and random state do not depend on what ran before, and the memory of earlier models is released.
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
@@ -225,10 +372,9 @@ def compute(experiment, config, data, run):
         run.finish(numbers, arrays, time.monotonic() - started)
     finally:
         run.close()
-    return run.result()
 
 
-def conclude(experiment, results, folder):
+def conclude(experiment, results, folder, chances, failed):
     """The Verdict on the results; ReportError where the experiment's own code fails at it."""
     said = f"all results are in {folder / 'results.csv'}"
     try:
@@ -238,7 +384,10 @@ def conclude(experiment, results, folder):
     diverged = int(results.table["diverged_epoch"].notna().sum()) if "diverged_epoch" in results.table else 0
     if diverged:
         verdict = replace(verdict, reason=f"{verdict.reason} {diverged} of {len(results.table)} configs diverged.")
-    return verdict
+    if failed:
+        total = len(results.table) + len(failed)
+        verdict = replace(verdict, reason=f"{verdict.reason} {len(failed)} of {total} configs failed.")
+    return replace(verdict, reason=f"{verdict.reason}{warn_at_chance(results.table, chances)}")
 
 
 def draw(experiment, results, verdict, folder):
@@ -255,9 +404,12 @@ def draw(experiment, results, verdict, folder):
 
 def run_named(
     script, experiments, name, *, former=(), out_dir="results", data_dir=None, overwrite=False, quiet=False,
-    max_seeds=None, margin=None, margin_factor=None, **options,
+    max_seeds=None, margin=None, margin_factor=None, workers=1, ray_address=None, cpus_per_config=None,
+    gpus_per_config=0.0, threads_per_config=None, **options,
 ):  # fmt: skip
     """`run` for the experiment called `name` of a script; options are config fields, a list being an axis of the grid.
+
+    workers, ray_address, cpus_per_config, gpus_per_config, threads_per_config: see cluster.Workers.
 
     former: {earlier name of an experiment: its name}. An earlier name still works, and results that lie in a folder of
     that name are taken along.
@@ -278,4 +430,5 @@ def run_named(
     return run(
         script, experiments[name], options, name=name, out_dir=out_dir, data_dir=data_dir, overwrite=overwrite,
         quiet=quiet, max_seeds=max_seeds, margins=margins,
+        workers=Workers(workers, ray_address, cpus_per_config, gpus_per_config, threads_per_config),
     )  # fmt: skip

@@ -25,7 +25,7 @@ def describe_replicates(results) -> str:
         drawn.append("the corruption of labels")
     if values.get("pixel_noise", set()) - {"none"}:
         drawn.append("the corruption of pixels")
-    shared = []
+    shared = ["the stored weights"] if any(model.endswith(".keras") for model in values.get("model", ())) else []
     for setting in dict.fromkeys(zip(*(table[name].tolist() for name in DATA_FIELDS))):
         of_data, all_share = data_parts(*setting)
         drawn += of_data

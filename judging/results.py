@@ -3,6 +3,9 @@
 An experiment names the fields that it compares (`apart`: widths, edits, regularizers). The seed is always the
 replicate. Runs that differ in anything else are never pooled: every combination of the other fields is a group of its
 own, with a label that says what it is. Within a group each setting of the compared fields holds a seed once.
+
+Stored .keras files have their widths in the table, and a `family`: their architecture up to one factor of all widths.
+Where widths are compared the files of one family are one group, as the widths of a model by name are.
 """
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -36,7 +39,7 @@ class Group:
 
     @property
     def widths(self):
-        """The width of every row's network, a Series; NaN where a stored model has none."""
+        """The width of every row's network, a Series; NaN where a stored model has no hidden layer."""
         networks = zip(self.rows["model"], self.rows["width"])
         widths = [actual_width({"model": model, "width": width}) for model, width in networks]
         return pd.Series(widths, self.rows.index, dtype=float)
@@ -90,13 +93,15 @@ class Results:
         """
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
-        texts = [_texts(column) for column in self.table[fields].to_numpy(dtype=object).T.tolist()]
+        table = _by_family(self.table) if "width" in compared and "family" in self.table else self.table
+        texts = [_texts(column) for column in table[fields].to_numpy(dtype=object).T.tolist()]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
         groups = [self.table.iloc[found] for found in positions.values()]
         varying = [name for i, name in enumerate(fields) if len({key[i] for key in positions}) > 1]
-        return [Group(label, rows) for label, rows in zip(_labels(groups, fields, varying), groups)]
+        named = [table.iloc[found] for found in positions.values()]
+        return [Group(label, rows) for label, rows in zip(_labels(named, fields, varying), groups)]
 
     def measured(self, *columns):
         """These results without the rows that lack one of the columns, as those of diverged runs do."""
@@ -113,6 +118,19 @@ class Results:
 
     def __len__(self):
         return len(self.table)
+
+
+def _by_family(table):
+    """The table with the name of its family for the model of every stored file that makes a trend with others.
+
+    A file stays by itself where it is the only one of its family. So do all files of a family two of which have the
+    same width: whichever was taken for the trend would decide it.
+    """
+    files = table.loc[table["family"].notna() & table["width"].notna(), ["family", "width", "model"]].drop_duplicates()
+    trends = {
+        family for family, found in files.groupby("family") if len(found) > 1 and not found["width"].duplicated().any()
+    }
+    return table.assign(model=table["family"].where(table["family"].isin(trends), table["model"]))
 
 
 def _texts(column):
@@ -151,7 +169,8 @@ def describe_network(row, fields=NETWORK_FIELDS):
         parts.append(field_text(known["widths"]))
     elif not is_missing(known.get("depth")):
         parts.append(f"depth {int(known['depth'])}")
-    if "width" in known and not row.get("widths") and (width := actual_width(row)):
+    file = row.get("model", "").endswith(".keras")  # its name says which network it is, and is long enough
+    if "width" in known and not file and not row.get("widths") and (width := actual_width(row)):
         parts.append(f"width {width}")
     if known.get("activation", NetworkConfig.activation) != NetworkConfig.activation:
         parts.append(known["activation"])
@@ -160,7 +179,7 @@ def describe_network(row, fields=NETWORK_FIELDS):
 
 
 def actual_width(row):
-    """The width of a row's network, its model's default where none was given; None for a .keras file."""
+    """The width of a row's network, its model's default where none was given; None for a file without hidden layers."""
     if not is_missing(row["width"]):
         return int(row["width"])
     return None if row["model"].endswith(".keras") else default_width(row["model"])

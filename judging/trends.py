@@ -5,7 +5,7 @@ from analysis.statistics import monotone_trend
 
 
 def width_trend(group, measure, *, power_law=False, level=0.95):
-    """statistics.Trend of a measure with the width over a Group's seeds; None for a stored model, which has no width.
+    """statistics.Trend of a measure with the width over a Group's seeds; None for a stored model without hidden layers.
 
     power_law: of the measure's log2, so that the slope is the exponent of the width.
     """
@@ -26,9 +26,14 @@ def axis_trend(rows, axis, measure, *, power_law=False, level=0.95):
 def why_no_trend(groups):
     """Why no trend with width can be judged in any of these groups."""
     if all(group.widths.isna().all() for group in groups):
-        return "A stored model has no width to vary, so this is measured and not judged"
+        return "A stored model without hidden layers has no width to vary, so this is measured and not judged"
     if any(group.widths.nunique() > 1 for group in groups):
         return "No seed was measured at every width, so there is no trend to judge"
+    if all(group.first["model"].endswith(".keras") for group in groups):
+        return (
+            "One stored model shows no trend: give several .keras files of different widths that agree in all else "
+            "(the columns family, learning_rate and momentum say so)"
+        )
     return "One width shows no trend: run several widths"
 
 

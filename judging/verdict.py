@@ -36,11 +36,3 @@ class Verdict:
 
     def __str__(self):
         return f"{self.outcome.upper()}: {self.reason}{self.advice and ' '}{self.advice}"
-
-
-def combine_outcomes(outcomes):
-    """The outcome over several groups: one refutation refutes, support needs all of them, else it is undecided."""
-    found = set(outcomes)
-    if "refuted" in found:
-        return "refuted"
-    return "supported" if found == {"supported"} else "undecided"

@@ -67,8 +67,8 @@ def interval_line(axis, x, intervals, *, label, **style):
 def against_width(axis, groups, measures, label):
     """Means of measures against width, with 95 % t-intervals over seeds, one line per group and measure.
 
-    groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models, which have no
-    width, stand beside each other.
+    groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models without a
+    width stand beside each other.
     """
     measures = measures if isinstance(measures, dict) else {measures: None}
     looks, ticks = styles(), {}

@@ -1,4 +1,5 @@
 """Files are written whole or not at all, and a damaged one is noticed when it is read."""
+import fcntl
 import hashlib
 import json
 import math
@@ -26,6 +27,29 @@ def atomic(path, mode="w"):
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def only_one(path):
+    """Hold the lock file at `path`, which is there as long as its process lives; BlockingIOError if another holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        stream = open(path, "a+")  # noqa: SIM115 - held open, and locked, while the caller works
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            stream.close()
+            raise
+        if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            break
+        stream.close()  # its last holder has just removed it
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
 
 
 def plain(value):

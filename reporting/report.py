@@ -23,8 +23,8 @@ from reporting.tensorboard_report import write_overview
 class Facts:
     """Everything that a report says of a run.
 
-    summary: means over seeds.  seeds: every config's own measures.  diverged, unconverged: tables, empty where all is
-    well.  figures: {name: (what it shows, PNG bytes)}.  flags: lines of flags.cfg.
+    summary: means over seeds.  seeds: every config's own measures.  diverged, unconverged, failed: tables, empty where
+    all is well.  figures: {name: (what it shows, PNG bytes)}.  flags: lines of flags.cfg.
     decide: the command that adds the seeds which would decide the verdict; "" where it is decided, or none would.
     """
 
@@ -36,6 +36,7 @@ class Facts:
     seeds: pd.DataFrame
     diverged: pd.DataFrame
     unconverged: pd.DataFrame
+    failed: pd.DataFrame
     figures: dict
     repeat: str
     decide: str
@@ -60,10 +61,11 @@ def write_results(folder, results, flags, modernize=dict):
     return rows
 
 
-def write_report(folder, experiment, results, verdict, drawn, rows, *, script, name, flags, seconds, quiet=False):
+def write_report(folder, experiment, results, verdict, drawn, rows, *, script, name, flags, seconds, quiet=False,
+                 failed=None):  # fmt: skip
     """Write report.html, report.md, the figures and TensorBoard's overview, and print the essence unless quiet.
 
-    drawn: {name: matplotlib figure}.  rows: what write_results returned.
+    drawn: {name: matplotlib figure}.  rows: what write_results returned.  failed: {config id: why it has no result}.
     """
     table = results.table
     with plots.style():
@@ -80,6 +82,7 @@ def write_report(folder, experiment, results, verdict, drawn, rows, *, script, n
         seeds=tables.seeds(results, experiment.headings),
         diverged=diverged(table),
         unconverged=unconverged(table),
+        failed=pd.DataFrame([{"config_id": who, "failed": why} for who, why in (failed or {}).items()]),
         figures=shown,
         repeat=repeat,
         decide=f"{repeat} --max_seeds={needed}" if needed and needed > table["seed"].nunique() else "",
@@ -110,6 +113,7 @@ def markdown(facts):
         tables.markdown(facts.summary),
         *(["## Diverged", tables.markdown(facts.diverged)] if len(facts.diverged) else []),
         *(["## Not converged", tables.markdown(facts.unconverged)] if len(facts.unconverged) else []),
+        *(["## Failed", tables.markdown(facts.failed)] if len(facts.failed) else []),
         "## Figures",
         *(f"![{what}](figures/{name}.png)" for name, (what, _) in facts.figures.items()),
         "## How this was made",
@@ -124,7 +128,10 @@ def markdown(facts):
 def print_report(folder, facts):
     print(f"\nClaim    {facts.claim.sentence} ({facts.claim.source})\n")
     print(facts.summary.to_string(index=False))
-    for found, what in ((facts.diverged, "diverged"), (facts.unconverged, "have measures that did not converge")):
+    for found, what in (
+        (facts.diverged, "diverged"), (facts.unconverged, "have measures that did not converge"),
+        (facts.failed, "failed and are in no number here"),
+    ):  # fmt: skip
         if len(found):
             print(f"\n{len(found)} configs {what}: see report.md")
     print(f"\nVerdict  {facts.verdict}\nTest     {facts.verdict.test}")
@@ -182,9 +189,9 @@ def everything(folder, table, modernize=dict):
 
     modernize: takes {name: value} with names of earlier versions, returns it with today's.
     """
-    others = []
+    others, ours = [], set(table["config_id"])
     for path in sorted((folder / "runs").glob("*/result.json")):
-        if path.parent.name not in set(table["config_id"]):
+        if path.parent.name not in ours:
             try:
                 content = files.read_json(path)
             except ValueError:

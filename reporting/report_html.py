@@ -113,10 +113,11 @@ def budget(facts):
 
 
 def troubles(facts):
-    """Sections on configs that diverged, or whose measures did not converge; nothing where all went well."""
+    """Sections on configs that diverged, did not converge or failed; nothing where all went well."""
     found = (
         ("Diverged", facts.diverged, "Configs whose loss or weights became infinite or NaN, and the epoch"),
         ("Not converged", facts.unconverged, "Configs with measures whose algorithm reached its limit of steps first"),
+        ("Failed", facts.failed, "Configs without a result, and what their code raised or became of their worker"),
     )
     return "\n".join(
         f"<h2>{head}</h2>\n{table(rows, caption, 1, 'text')}" for head, rows, caption in found if len(rows)

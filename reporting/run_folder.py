@@ -2,10 +2,13 @@
 
     runs/<config id>/result.json    a finished config: its fields, measures, seconds, versions
     runs/<config id>/arrays.npz     measures that are arrays;  history.csv  its epochs;  checkpoint/  while unfinished
+    runs/<config id>/failed.txt     what the config's own code raised
     tensorboard/<config id>/        scalars, histograms, images, hparams
     tensorboard/report/             the figures, and the columns of the hparams page
 """
 import contextlib
+import functools
+import os
 import platform
 import shutil
 import subprocess
@@ -26,7 +29,21 @@ class ForeignCheckpoint(ValueError):
 
 
 def versions():
-    """Versions that a result depends on, and the git revision if there is one."""
+    """What a result depends on beside its config: versions, threads, and the git revision if there is one."""
+    return {**installed_versions(), "threads": str(threads_of_process())}
+
+
+def threads_of_process():
+    """Threads of TensorFlow in this process: the order of floating-point sums depends on them."""
+    import tensorflow as tf
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    chosen = chosen or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    return chosen or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+@functools.cache  # asking git takes some milliseconds
+def installed_versions():
     result = {name: version(name) for name in ("tensorflow", "keras", "numpy", "scipy")}
     result["python"] = platform.python_version()
     here = Path(__file__).parent
@@ -109,6 +126,12 @@ class Run:
         }
         files.write_json(self.folder / "result.json", content)  # last: it says that all the rest is there
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        (self.folder / "failed.txt").unlink(missing_ok=True)
+
+    def fail(self, text):
+        """Keep what the config's code raised; the config is computed again when it is asked for again."""
+        with files.atomic(self.folder / "failed.txt") as stream:
+            stream.write(text)
 
     def clear(self):
         """Forget this config's results, to compute them again."""

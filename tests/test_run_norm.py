@@ -11,6 +11,7 @@ from absl import flags
 import run_norm
 from harness import command_line, grid, runner
 from harness.runner import InvalidInput
+from judging.decision import MIN_SEEDS
 from models import validate
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,8 @@ def test_norm_bias_ends_at_its_target_and_weight_decay_below_none(bias):
     assert (finals["weight_decay"] < finals["none"]).all()
     np.testing.assert_allclose(table["gap/accuracy"], table["train/accuracy"] - table["test/accuracy"])
     assert "norm/scale_invariant" not in table
-    assert bias.verdict.outcome == "undecided" and "Fewer than 6 paired seeds: mlp, depth 1" in bias.verdict.reason
-    assert "over 2 paired seeds" in bias.verdict.reason and "Warning" not in bias.verdict.reason
+    assert bias.verdict.outcome == "undecided" and bias.verdict.advice == "A verdict needs 3 seeds or more."
+    assert "(2 paired seeds)" in bias.verdict.reason and "Warning" not in bias.verdict.reason
 
 
 def test_the_norms_of_the_table_are_those_at_the_end_of_the_history(bias):
@@ -296,12 +297,8 @@ def test_config_ids_are_those_of_the_first_versions():
     }
 
 
-def min_seeds(name):
-    return 6 if name in ("norm_bias", "norm_profile") else 3
-
-
 def test_defaults_have_the_seeds_that_a_verdict_needs():
-    assert all(len(experiment.grid["seed"]) >= min_seeds(name) for name, experiment in run_norm.EXPERIMENTS.items())
+    assert all(len(experiment.grid["seed"]) >= MIN_SEEDS for experiment in run_norm.EXPERIMENTS.values())
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -315,7 +312,7 @@ def test_presets_span_valid_configs(path):
     shapes = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
     for config in configs:
         validate(config.network, shapes[config.data.dataset], 100 if config.data.dataset == "cifar100" else 10)
-    assert len({config.seed for config in configs}) >= min_seeds(values.experiment)
+    assert len({config.seed for config in configs}) >= MIN_SEEDS
 
 
 def test_there_is_a_preset_for_every_network_of_the_paper():

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from keras import layers
 
@@ -66,6 +67,40 @@ def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
     features = keras.Model(loaded.input, loaded.layers[-1].input)
     np.testing.assert_array_equal(features(x) @ loaded.layers[-1].kernel + loaded.layers[-1].bias, model(x))
+
+
+@pytest.mark.parametrize("name", ["drift", "features", "linearization"])
+def test_files_of_one_family_make_a_trend_and_one_file_none(name, tmp_path):
+    paths = []
+    for width in (4, 16):
+        hidden = layers.Dense(width, activation="relu")
+        model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), hidden, layers.Dense(10)])
+        paths.append(str(tmp_path / f"w{width}.keras"))
+        model.save(paths[-1])
+    options = {**EXPERIMENTS[f"run_ntk {name}"], "epochs": 1, "train_size": 40, "seed": [0, 1, 2]}
+    script = importlib.import_module("run_ntk")
+    report = script.run(name, out_dir=tmp_path, quiet=True, model=paths, **options)
+    table = report.results.table
+    assert table["width"].tolist() == [4] * 3 + [16] * 3 and table["family"].nunique() == 1
+    assert [label for label, _ in report.verdict.groups] == [table["family"][0]]
+    assert "3 seeds)" in report.verdict.reason and "family" in (report.folder / "results.csv").read_text()
+    alone = script.run(name, out_dir=tmp_path, quiet=True, model=paths[0], **options)
+    assert alone.verdict.outcome == "undecided" and len(alone.results) == 3
+    # The other file's results, which an earlier call left in the folder, know their width too.
+    assert pd.read_csv(alone.folder / "results.csv")["width"].tolist() == [4] * 3 + [16] * 3
+
+
+def test_a_training_accuracy_at_chance_is_warned_of_in_the_verdict(tmp_path):
+    model, path = stored(tmp_path, sequential)
+    model.layers[-1].kernel.assign(np.zeros([12, 10]))  # at the start it names one class for every image
+    model.save(path)
+    options = {"model": path, "seed": [0, 1], "train_size": 100, "test_size": 20, "feature_sample": 20, "epochs": 40}
+    script = importlib.import_module("run_ntk")
+    idle = script.run("features", out_dir=tmp_path / "idle", quiet=True, learning_rate=0.0, **options)
+    assert "Warning: in 2 of 2 runs the training accuracy (train/accuracy)" in idle.verdict.reason
+    assert "is at chance" in (idle.folder / "report.md").read_text()
+    learned = script.run("features", out_dir=tmp_path / "learned", quiet=True, learning_rate=0.05, **options)
+    assert "at chance" not in learned.verdict.reason
 
 
 @pytest.mark.slow

@@ -1,2 +1,150 @@
 """Scenarios of the experiments of run_norm.py; see benchmarks/scenarios/__init__.py."""
-SCENARIOS = []
+import numpy as np
+import pandas as pd
+
+from benchmarks.scenarios import EVIDENT, Scenario
+
+PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
+SIZE = 0.01  # of an effect of 1, in test accuracy; the margin of the claims on norms is 1 in it
+CHANCE_MARGIN = 0.05  # of randomization, around an accuracy of chance of 0.5
+NORM = 0.1  # of an effect of 1, in log10 of a squared norm
+MARGIN = 1
+
+
+def norm_bias(decay, bias, norm=None):
+    """No regularizer, weight decay and norm-bias on the same seeds.
+
+    decay, bias: (effect) -> test accuracy over that of none, in units of SIZE.  norm: (effect) -> log10 of the squared
+    norm under norm-bias over that under weight decay, in units of NORM; evident where it is not given.
+    """
+    def fill(draw, table, effect):
+        name = table["regularizer"]
+        decayed, biased = name == "weight_decay", name == "norm_bias"
+        gain = decayed * decay(effect) + biased * bias(effect)
+        above = biased * (norm or evident)(effect) + (name == "none") * EVIDENT
+        return {
+            "test/accuracy": 0.5 + SIZE * gain + draw(name != "none", SIZE * PAIRED),
+            "norm/all": 10 ** (2 + NORM * above + draw(name != "none", NORM * PAIRED)),
+        }
+
+    return fill
+
+
+MULTIPLES = (0.1, 0.3, 1.0)
+
+
+def norm_profile(*gains):
+    """Networks at MULTIPLES of plain training's norm; gains: (effect) -> test accuracy over plain training's.
+
+    In units of SIZE. All runs of a seed have the same network without regularizer to compare with.
+    """
+    def fill(draw, table, effect):
+        gain = sum((table["multiple"] == m) * of(effect) for m, of in zip(MULTIPLES, gains))
+        none = pd.Series(draw(0, SIZE * PAIRED)).groupby([table["group"], table["seed"]]).transform("first")
+        return {
+            "test/accuracy": 0.5 + SIZE * gain + draw(1, SIZE * PAIRED),
+            "none/test/accuracy": 0.5 + none,
+            "norm/over_none": table["multiple"],
+            "norm/all": 400 * table["multiple"],
+        }
+
+    return fill
+
+
+def randomization(true, random, regularized):
+    """True and random labels without regularizers, and true ones with weight decay; all runs are fitted.
+
+    (effect) -> test accuracy above chance, in units of the margin; the noise is 1 / EVIDENT of it.
+    """
+    def fill(draw, table, effect):
+        noisy, decayed = table["label_noise"] == 1, table["explicit_regularizer"] == "weight_decay"
+        steps = [noisy & ~decayed, ~noisy & decayed]
+        above = np.select(steps, [random(effect), regularized(effect)], true(effect))
+        return {
+            "test/accuracy": 0.5 + CHANCE_MARGIN * above + draw(noisy | decayed, CHANCE_MARGIN / EVIDENT),
+            "chance": np.full(len(table), 0.5),
+            "fitted_epoch": np.full(len(table), 10.0),
+        }
+
+    return fill
+
+
+def minimum_norm(correlation):
+    """Six kernels whose norms and test errors are those of one bivariate normal law, with logarithms.
+
+    correlation: (effect) -> the factor of the norm in the error, beside noise of standard deviation 1.
+    """
+    def fill(draw, table, effect):
+        def of_kernel(noise):  # the same on all seeds: kernels are the sampling unit
+            keys = [table[name] for name in ("group", "kernel", "bandwidth")]
+            return pd.Series(noise).groupby(keys).transform("first")
+
+        norm, other = of_kernel(draw(0)), of_kernel(draw(0))
+        error = correlation(effect) * norm + other
+        ones = np.ones(len(table))
+        return {"norm": 10 ** (1 + 0.1 * norm), "test/error": 10 ** (-1 + 0.01 * error), "interpolates": ones}
+
+    return fill
+
+
+def nothing(effect):
+    return 0 * effect
+
+
+def part_of_margin(effect):
+    return effect / EVIDENT
+
+
+def evident(effect):
+    return np.full_like(effect, EVIDENT)
+
+
+def harm(effect):
+    return -evident(effect)
+
+
+REGULARIZERS = {"norm_target": 1000.0}
+LABELS = {"depth": 1, "label_noise": [0.0, 1.0], "pixel_noise": "none"}
+KERNELS = {"label_noise": 0.0}
+PEARSON = 2 * np.sin(np.pi / 6 * 0.3)  # of normal values with a rank correlation of 0.3, the margin
+SLOPE = PEARSON / np.sqrt(1 - PEARSON**2)
+SCENARIOS = [
+    Scenario("norm_bias", "weight decay gains nothing over none, and much over norm-bias", "supported",
+             norm_bias(lambda e: e, harm), REGULARIZERS),
+    Scenario("norm_bias", "weight decay gains as much as norm-bias", "supported",
+             norm_bias(evident, lambda e: EVIDENT - e), REGULARIZERS),
+    Scenario("norm_bias", "weight decay gains, at the norm of norm-bias", "supported",
+             norm_bias(evident, lambda e: 0 * e, lambda e: e), REGULARIZERS),
+    Scenario("norm_bias", "norm-bias gains as much as weight decay", "refuted",
+             norm_bias(evident, lambda e: EVIDENT + e), REGULARIZERS),
+    Scenario("norm_bias", "norm-bias gains more, at the norm of weight decay", "refuted",
+             norm_bias(evident, lambda e: 2 * evident(e), lambda e: e), REGULARIZERS),
+    Scenario("norm_bias", "weight decay gains just the margin", "refuted",
+             norm_bias(lambda e: MARGIN - e, harm), REGULARIZERS),
+    Scenario("norm_profile", "the smallest norm is as good as no regularizer, others are worse", "supported",
+             norm_profile(lambda e: e, harm, harm), {"multiple": list(MULTIPLES)}),
+    Scenario("norm_profile", "the smallest norm is as good as plain training's, others are worse", "supported",
+             norm_profile(evident, nothing, lambda e: EVIDENT - e), {"multiple": list(MULTIPLES)}),
+    Scenario("norm_profile", "two small norms are as good, and much better than others", "supported",
+             norm_profile(evident, lambda e: EVIDENT - e, nothing), {"multiple": list(MULTIPLES)}),
+    Scenario("norm_profile", "plain training's norm is as good as the best small one", "refuted",
+             norm_profile(evident, nothing, lambda e: EVIDENT + e), {"multiple": list(MULTIPLES)}),
+    Scenario("norm_profile", "a small norm gains just the margin, the largest is worse", "refuted",
+             norm_profile(harm, lambda e: MARGIN - e, harm), {"multiple": list(MULTIPLES)}),
+    Scenario("randomization", "above chance by just the margin, with decay by more", "supported",
+             randomization(lambda e: 1 - part_of_margin(e), nothing, lambda e: 2 + nothing(e)), LABELS),
+    Scenario("randomization", "below chance by just the margin, with decay above it", "supported",
+             randomization(lambda e: part_of_margin(e) - 1, nothing, lambda e: 2 + nothing(e)), LABELS),
+    Scenario("randomization", "at chance, with decay above it by just the margin", "supported",
+             randomization(nothing, nothing, lambda e: 1 + part_of_margin(e)), LABELS),
+    Scenario("randomization", "on random labels it is above chance by just the margin", "refuted",
+             randomization(lambda e: 2 + nothing(e), lambda e: 1 - part_of_margin(e), nothing), LABELS),
+    Scenario("randomization", "on random labels it is below chance by just the margin", "refuted",
+             randomization(lambda e: 2 + nothing(e), lambda e: part_of_margin(e) - 1, nothing), LABELS),
+    Scenario("randomization", "on true labels it is above chance by just the margin", "refuted",
+             randomization(lambda e: 1 + part_of_margin(e), nothing, nothing), LABELS),
+    Scenario("minimum_norm", "norm and error are independent", "supported",
+             minimum_norm(lambda e: e), KERNELS, axis="train_size"),
+    Scenario("minimum_norm", "norm and error have just the margin's correlation", "refuted",
+             minimum_norm(lambda e: SLOPE - e), KERNELS, axis="train_size"),
+]  # fmt: skip

@@ -10,7 +10,8 @@ import numpy as np
 from analysis.evaluation import predict
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, seed_field
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.decision import Finding, Statement, decide, fact
+from judging.verdict import Claim, Verdict
 from models import NetworkConfig
 from models.relu_interpolant import relu_interpolant
 from reporting import figures as plots
@@ -32,7 +33,6 @@ COLUMNS = {
 }
 TABLE = ("parameters", "parameters/theorem", "error/max", "gap/smallest", "weights/largest", "test/error")
 TOLERANCE = 1e-6
-MIN_SEEDS = 3  # of each kind of values
 MAX_POINTS = 10000  # the triangular system is dense
 CURVE = 15  # points of a curve in the figure
 
@@ -105,40 +105,38 @@ def measure(config, data, run):
 def judge(results):
     """Errors and weights against the theorem's, for each group of networks that share data and precision.
 
-    Supported where every network is exact with 2n + d weights, for enough seeds of every size and kind of values.
+    Supported where every network is exact with 2n + d weights, for every size and kind of values: counted, not tested.
     """
     test = (
         f"Largest error over the points below {TOLERANCE:g}, and 2n + d weights counted in the Keras model, for every "
-        f"number of points, kind of values and at least {MIN_SEEDS} seeds of them. The theorem is proved by "
-        "construction: an error above that is rounding, and undecided."
+        "number of points, kind of values and seed. The theorem is proved by construction: an error above that is "
+        "rounding, and undecided."
     )
     groups = results.measured("error/max").groups()
     if not groups:
         return Verdict("undecided", "No network was measured.", test)
-    found = [judge_group(group) for group in groups]
-    texts = [f"{group.label}: {text}" if len(groups) > 1 else text for group, (_, text) in zip(groups, found)]
-    return Verdict(combine_outcomes(outcome for outcome, _ in found), ". ".join(texts) + ".", test)
+    return decide(results, [check_networks(group) for group in groups], test)
 
 
-def judge_group(group):
-    """(outcome, text) of networks that differ in nothing but their size, kind of values and seed."""
+def check_networks(group) -> Finding:
+    """Are the networks of a Group, which differ in nothing but size, kind of values and seed, what the proof says?"""
     rows = group.rows
     counted = bool((rows["parameters"] == rows["parameters/theorem"]).all())
     exact = rows["error/max"] < TOLERANCE
     worst = rows.loc[rows["error/max"].idxmax()]
     text = (
         f"{int(exact.sum())} of {len(rows)} networks of {rows['width'].min():g} to {rows['width'].max():g} units fit "
-        f"their values, the largest error being {worst['error/max']:.2g} (n = {worst['width']:g}, {worst['targets']}); "
-        f"{'all' if counted else 'not all'} have 2n + d weights"
+        f"their values, the largest error being {worst['error/max']:.2g} (n = {worst['width']:g}, {worst['targets']}), "
+        f"and {'all' if counted else 'not all'} have 2n + d weights"
     )
     known = rows.loc[rows["targets"] == "labels", "test/error"] if "test/error" in rows else []
     if len(known):
         text += (
-            "; representing is not generalizing: fitted to true labels, their test error is "
+            ", but representing is not generalizing: fitted to true labels, their test error is "
             f"{known.min():.3g} to {known.max():.3g}"
         )
-    seeds = min(part["seed"].nunique() for part in group.split("width", "targets").values())
-    return "supported" if counted and exact.all() and seeds >= MIN_SEEDS else "undecided", text
+    holds = fact(counted and bool(exact.all()))
+    return Finding(group.label, text, supports=(Statement("every network fits with 2n + d weights", (holds,)),))
 
 
 def figures(results):

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy import special, stats
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
 from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
-from analysis.statistics import Interval, RankCorrelation, rank_correlation, t_interval
+from analysis.statistics import RankCorrelation, rank_correlation
 from harness.experiment import Experiment, seed_field
+from judging.decision import Finding, Statement, Test, decide
 from judging.results import describe_network
-from judging.verdict import Claim, Verdict, combine_outcomes
-from judging.wording import field_label, field_text, format_correlation, format_interval
+from judging.verdict import Claim, Verdict
+from judging.wording import field_label, field_text, format_correlation
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import Data, DataConfig
@@ -49,7 +51,9 @@ COLUMNS = {
 }
 TABLE = ("norm", "test/error", "train/error", "residual", "condition")
 EXACT = 1e-6  # relative residual of an interpolation
-MIN_SEEDS = 3
+MIN_KERNELS = 5  # of a correlation: of the 24 orders of four kernels not one is rare enough to decide
+EXACT_KERNELS = 7  # up to so many every order is counted (7! = 5040); beyond, the t approximation is as good
+SMALLEST_ERROR = 1e-6  # a test error of 0 counts as this, which no test set is large enough to measure
 MAX_IMAGES = 20000  # of the training set
 
 
@@ -150,30 +154,44 @@ def by_kernel(group) -> dict[str, pd.DataFrame]:
     return result
 
 
-def over_kernels(kernels: dict) -> Interval:
-    """Interval over seeds of the rank correlation, over kernels on the same true labels, of norm and test error."""
-    true = [rows[rows["label_noise"] == 0] for rows in kernels.values() if len(rows)]
-    by_seed = [rows for _, rows in pd.concat(true).groupby("seed") if len(rows) > 2] if true else []
-    return t_interval([rank_correlation(rows["norm"], rows["test/error"]).correlation for rows in by_seed])
+def over_kernels(kernels: dict) -> tuple[np.ndarray, np.ndarray, int]:
+    """(log norms, log test errors, seeds) of the kernels on true labels, each the mean over its seeds."""
+    true = [rows[rows["label_noise"] == 0] for rows in kernels.values()]
+    true = [rows for rows in true if len(rows)]
+    norms = np.array([np.log(rows["norm"]).mean() for rows in true])
+    errors = np.array([np.log(rows["test/error"].clip(lower=SMALLEST_ERROR)).mean() for rows in true])
+    return norms, errors, len({seed for rows in true for seed in rows["seed"]})
 
 
-def over_noise(kernels: dict) -> dict[str, RankCorrelation]:
+def over_noise(kernels: dict, confidence) -> dict[str, RankCorrelation]:
     """{kernel: rank correlation, over shares of random labels and seeds, of norm and test error}."""
     return {
-        name: rank_correlation(rows["norm"], rows["test/error"])
+        name: rank_correlation(rows["norm"], rows["test/error"], confidence)
         for name, rows in kernels.items() if rows["label_noise"].nunique() > 1
     }  # fmt: skip
 
 
-def outcome(correlation, noise) -> str:
-    """What one training set says, from correlations of norm and test error over kernels and, per kernel, over noise."""
-    if correlation.n < MIN_SEEDS:
-        return "undecided"
-    if correlation.high < 0 or any(r.high < 0 for r in noise.values()):
-        return "refuted"
-    if correlation.low > 0 and all(r.low > 0 for r in noise.values()):
-        return "supported"
-    return "undecided"
+def correlation_test(x, y, alternative) -> Test:
+    """Is Spearman's correlation of x and y [n] above 0 (`greater`) or below (`less`)?  Exact with few kernels."""
+    if len(x) > EXACT_KERNELS:
+        return Test(float(stats.spearmanr(x, y, alternative=alternative).pvalue), len(x))
+    x, y = (stats.rankdata(values) for values in (x, y))
+    y = y - y.mean()
+    found = stats.permutation_test(
+        (x,), lambda x, axis: (x * y).sum(axis=axis), permutation_type="pairings", vectorized=True,
+        n_resamples=np.inf, alternative=alternative,
+    )  # fmt: skip
+    return Test(float(found.pvalue), len(x))
+
+
+def negligible_test(correlation, margin, n) -> Test:
+    """Is the correlation over n kernels below the margin?  Fisher's transform, with the standard error of Bonett &
+    Wright 2000; a perfect correlation counts as one that is a swap away from it.
+    """
+    nearest = 1 - 12 / (n * (n**2 - 1))
+    r = float(np.clip(correlation, -nearest, nearest))
+    error = np.sqrt((1 + r**2 / 2) / (n - 3))
+    return Test(float(special.ndtr((np.arctanh(r) - np.arctanh(margin)) / error)), n)
 
 
 def group_name(group) -> str:
@@ -181,38 +199,51 @@ def group_name(group) -> str:
     return group.label or field_label("train_size", group.first["train_size"])
 
 
-def judge_group(group):
-    """(outcome, text) of one training set."""
-    exact = {name: rows[rows["interpolates"].astype(bool)] for name, rows in by_kernel(group).items()}
-    correlation, noise = over_kernels(exact), over_noise(exact)
-    decided = outcome(correlation, noise)
-    found = sum(len(rows) for rows in exact.values())
-    text = f"{group_name(group)} ({decided}): {found} of {len(group.rows)} solutions are exact"
-    if correlation.n:
-        text += f"; over kernels {format_interval(correlation, 2)} ({correlation.n} seeds)"
-    if noise:
-        text += "; over label noise " + ", ".join(f"{name}: {format_correlation(r)}" for name, r in noise.items())
-    return decided, text
-
-
 def judge(results):
-    """Rank correlations of norm and test error among the exact solutions of each training set.
+    """The rank correlation of norm and test error among the exact solutions of each training set, over its kernels.
 
-    Supported where both, over kernels and over label noise, lie above 0 in every training set; refuted where one lies
-    below.
+    Seeds only make the values of a kernel more precise: other kernels might be ordered in another way.
     """
+    margin = results.margins["margin"]
     test = (
-        "Spearman's correlation of norm and test error among solutions that are exact on their training set: over "
-        f"kernels on the same true labels (t-interval over at least {MIN_SEEDS} seeds), per kernel over label noise "
-        "and seeds. Supported where all intervals (95 %) lie above 0 in every training set, refuted where one lies "
-        "below."
+        "Spearman's correlation over kernels of norm and test error, mean logarithms over seeds, among solutions on "
+        f"true labels that are exact on their training set; kernels are what is sampled, and {MIN_KERNELS} the least "
+        f"number. Supported where it is above 0 (permutation test), refuted where it is below 0 or below {margin:g} "
+        "(Fisher's transform). The correlation over label noise is not judged. More kernels would decide, not seeds."
     )
     groups = results.measured("norm", "test/error", "interpolates").groups()
     if not groups:
         return Verdict("undecided", "No solution was measured.", test)
-    found = [judge_group(group) for group in groups]
-    reason = f"Correlation of norm and test error: {'. '.join(text for _, text in found)}."
-    return Verdict(combine_outcomes(decided for decided, _ in found), reason, test)
+    findings = [correlate(group, margin, results.confidence) for group in groups]
+    return decide(results, findings, test, opening="Correlation of norm and test error: ")
+
+
+def correlate(group, margin, confidence) -> Finding:
+    """Norms and test errors of the kernels of a Group, which is one training set."""
+    exact = {name: rows[rows["interpolates"].astype(bool)] for name, rows in by_kernel(group).items()}
+    found = sum(len(rows) for rows in exact.values())
+    text = f"{found} of {len(group.rows)} solutions are exact"
+    norms, errors, seeds = over_kernels(exact)
+    n = len(norms)
+    correlation = rank_correlation(norms, errors, confidence)
+    text += f", over {n} kernels {format_correlation(correlation)} (means over {seeds} seeds)"
+    if n < MIN_KERNELS:
+        text += f", where a verdict needs {MIN_KERNELS} kernels"
+    if noise := over_noise(exact, confidence):
+        text += ", over label noise " + ", ".join(f"{name}: {format_correlation(r)}" for name, r in noise.items())
+    if n < MIN_KERNELS or np.isnan(correlation.correlation):
+        return Finding(group_name(group), text)
+    return Finding(
+        group_name(group),
+        text,
+        supports=(Statement("error rises with the norm", (correlation_test(norms, errors, "greater"),)),),
+        refutes=(
+            Statement("error falls with the norm", (correlation_test(norms, errors, "less"),)),
+            Statement(
+                "correlated by less than the margin", (negligible_test(correlation.correlation, margin, n),)
+            ),
+        ),
+    )
 
 
 def figures(results):
@@ -258,4 +289,5 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     label=label,
+    margins={"margin": (0.3, "rank correlation of norm and test error over kernels")},
 )

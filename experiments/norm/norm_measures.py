@@ -10,7 +10,6 @@ from training.data import Data
 from training.fit import History, TrainingConfig
 
 SETTLED = 0.02  # ||theta||^2 has settled when it stays within this share of its target
-MIN_SEEDS = 6  # paired seeds for a verdict: with fewer, no sign-flip test can reach p < 0.05
 
 # The columns of final_measures.
 FINAL_COLUMNS = {

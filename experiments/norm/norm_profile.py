@@ -13,7 +13,6 @@ import numpy as np
 from analysis.statistics import paired_difference, rank_correlation, t_interval
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
-    MIN_SEEDS,
     SETTLED,
     final_measures,
     regularized_norm,
@@ -21,7 +20,8 @@ from experiments.norm.norm_measures import (
     warn_unsettled,
 )
 from harness.experiment import Experiment, seed_field
-from judging.verdict import Claim, Verdict, combine_outcomes
+from judging.decision import Finding, Statement, above, below, decide
+from judging.verdict import Claim, Verdict
 from judging.wording import format_correlation, format_points
 from models import NetworkConfig
 from reporting import figures as plots
@@ -121,68 +121,68 @@ def train_unregularized(config, data, run):
 def judge(results):
     """Paired differences in test accuracy between the norms of each network, no regularizer included.
 
-    Supported where in every network one of the norms below the unregularized one beats all others; refuted where in
-    some network another norm, or no regularizer, beats all those below.
+    A norm is small where it ended below that of unregularized training.
     """
+    margin = results.margins["margin"]
     test = (
-        "Paired t-intervals (95 %, Bonferroni over norms and networks) of the difference in test accuracy over at "
-        f"least {MIN_SEEDS} seeds. Supported where, in every network, a norm below that of unregularized training "
-        "beats all others, no regularizer included; refuted where in a network a norm not below it, or no "
-        "regularizer, beats all smaller ones."
+        "One-sided paired t-tests over seeds of differences in test accuracy. Supported where a norm below that of "
+        "unregularized training beats every other norm and no regularizer; refuted where a norm not below it, or no "
+        f"regularizer, beats all smaller ones, or where no smaller one gains {100 * margin:g} points over no "
+        "regularizer."
     )
     notes = warn_unsettled(results.table)
     if not len(results.measured("test/accuracy")):
         return Verdict("undecided", f"Every network diverged.{notes}", test)
-    groups = results.groups()
-    found = [judge_profile(group, 1 - 0.05 / len(groups)) for group in groups]
-    return Verdict(combine_outcomes(o for o, _ in found), f"{'; '.join(text for _, text in found)}.{notes}", test)
+    findings = [compare_norms(group, margin, results.confidence) for group in results.groups()]
+    return decide(results, findings, test, notes=notes)
 
 
-def judge_profile(group, level):
-    """(outcome, text) of one group, at a level that is shared out over the norms that could win."""
+def compare_norms(group, margin, confidence) -> Finding:
+    """The norms of a Group against each other, and against no regularizer."""
     rows = group.rows
     means = {m: t_interval(part["test/accuracy"]).mean for m, part in sorted(group.split("multiple").items())}
     means = {m: mean for m, mean in means.items() if mean == mean}
     if not means:
-        return "undecided", f"{group.label}: every network diverged"
+        return Finding(group.label, "every network diverged")
     accuracy = rows.pivot(index="seed", columns="multiple", values="test/accuracy")
     accuracy["none"] = rows.groupby("seed")["none/test/accuracy"].first()
     ratio = rows.groupby("multiple")["norm/over_none"].mean()
     small = [m for m in means if ratio[m] < 1 - SETTLED]
-    large = ["none", *(m for m in means if m not in small)]
-    smaller, larger = find_winner(accuracy, small, large, level), find_winner(accuracy, large, small, level)
+    large = [*(m for m in means if m not in small), "none"]
+
+    def gain(a, b):
+        return paired_difference(accuracy[a], accuracy[b], confidence)
+
+    def beats(name, others):
+        shown = name if name == "none" else f"{name:g}"
+        what = "every other norm and none" if name in small else "all below 1"
+        return Statement(f"{shown} beats {what}", tuple(above(gain(name, other)) for other in others))
+
+    supports = [beats(m, [other for other in (*small, *large) if other != m]) for m in small]
+    refutes = [beats(m, small) for m in large]
+    refutes.append(
+        Statement("no norm below 1 gains the margin over none", tuple(below(gain(m, "none"), margin) for m in small))
+    )
     top = max(means, key=means.get)
     text = (
-        f"{group.label}: of {', '.join(f'{m:g}' for m in means)} times the unregularized squared norm, mean test "
-        f"accuracy is highest at {top:g} ({means[top]:.4g}; without regularizer {accuracy['none'].mean():.4g})"
+        f"of {', '.join(f'{m:g}' for m in means)} times the unregularized squared norm, mean test accuracy is highest "
+        f"at {top:g} ({means[top]:.4g}; without regularizer {accuracy['none'].mean():.4g})"
     )
-    if winner := smaller or larger:
-        name, nearest = winner
-        beaten = "all that are not below 1" if smaller else "all below 1"
-        name = name if name == "none" else f"{name:g}"
-        text += f"; {name} beats {beaten}, the nearest by {format_points(nearest)} over {nearest.n} paired seeds"
-    text += f"; rank correlation of norm and test accuracy {describe_correlation(rows, 'norm/all')}"
+    for m in small:
+        found = gain(m, "none")
+        text += f"; {m:g} minus none {format_points(found)} ({found.n} paired seeds)"
+    if not small:
+        text += "; no norm is below 1"
+    text += f"; rank correlation of norm and test accuracy {describe_correlation(rows, 'norm/all', confidence)}"
     if "norm/scale_invariant" in rows and rows["norm/scale_invariant"].notna().any():
-        text += f", of the norm of scale-invariant weights {describe_correlation(rows, 'norm/scale_invariant')}"
-    return "supported" if smaller else "refuted" if larger else "undecided", text
+        found = describe_correlation(rows, "norm/scale_invariant", confidence)
+        text += f", of the norm of scale-invariant weights {found}"
+    return Finding(group.label, text, tuple(supports), tuple(refutes) if small else ())
 
 
-def find_winner(accuracy, candidates, others, level):
-    """(candidate, its least convincing difference) of one that beats all others; None where none does.
-
-    accuracy: one row a seed, one column a norm.
-    """
-    for name in sorted(candidates, key=lambda m: -accuracy[m].mean()):
-        share = 1 - (1 - level) / len(candidates)
-        differences = [paired_difference(accuracy[name], accuracy[other], share) for other in others]
-        if differences and all(d.direction == "greater" and d.n >= MIN_SEEDS for d in differences):
-            return name, min(differences, key=lambda d: d.low)
-    return None
-
-
-def describe_correlation(rows, column):
+def describe_correlation(rows, column, confidence):
     """`-0.9 [-1, -0.7] over 30 networks`: rank correlation of a norm and test accuracy, over multiples and seeds."""
-    found = rank_correlation(rows[column], rows["test/accuracy"])
+    found = rank_correlation(rows[column], rows["test/accuracy"], confidence)
     return f"{format_correlation(found)} over {found.n} networks"
 
 
@@ -269,4 +269,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     label=label,
     former_columns={"none/accuracy": "none/test/accuracy"},
+    margins={"margin": (0.01, "test accuracy gained by a small norm over no regularizer")},
+    max_seeds=8,
 )

@@ -171,4 +171,6 @@ EXPERIMENT = Experiment(
         "that has dropout > 0."
     ),
     label=label,
+    margins={"margin": (0.05, "test accuracy around chance that is no generalization")},
+    max_seeds=6,
 )

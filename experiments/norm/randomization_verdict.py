@@ -3,13 +3,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics import Interval, Trend, monotone_trend, t_interval
+from judging.decision import Finding, Statement, above, decide, fact, within
 from judging.results import paired_by_seed
-from judging.verdict import Verdict, combine_outcomes
+from judging.verdict import Verdict
 from judging.wording import field_text, format_interval, format_points
 from reporting import figures as plots
 
-MIN_SEEDS = 3  # of each of the conditions that decide
-MARGIN = 0.05  # test accuracy this little above chance is no generalization, however precisely it was measured
 PIXELS = {"shuffled": "shuffled pixels", "random": "random pixels", "gaussian": "Gaussian pixels"}
 NOISE = ("random labels", *PIXELS.values())  # nothing that was learned from it holds on the test set
 
@@ -38,9 +37,9 @@ def conditions_by_setting(group) -> dict[str, dict[str, pd.DataFrame]]:
     return result
 
 
-def interval(rows, column="test/accuracy") -> Interval:
+def interval(rows, column="test/accuracy", confidence=0.95) -> Interval:
     """The mean of a column over the rows' seeds; of nothing where there are no rows, or they lack it."""
-    return t_interval(rows[column] if rows is not None and column in rows else [])
+    return t_interval(rows[column] if rows is not None and column in rows else [], confidence)
 
 
 def count_fitted(rows) -> int:
@@ -48,37 +47,43 @@ def count_fitted(rows) -> int:
     return int(rows["fitted_epoch"].notna().sum()) if rows is not None and "fitted_epoch" in rows else 0
 
 
-def slowdown(rows, reference) -> Interval:
+def slowdown(rows, reference, confidence=0.95) -> Interval:
     """Interval of the epochs to fit over those of `reference`, seed by seed, where both were fitted."""
     if not (count_fitted(rows) and count_fitted(reference)):
         return t_interval([])
     a, b = (r.set_index("seed")["fitted_epoch"].astype(float) for r in (rows, reference))
-    return t_interval((a / b).dropna())
+    return t_interval((a / b).dropna(), confidence)
 
 
-def trend_over_p(rows, values) -> Trend:
+def trend_over_p(rows, values, confidence) -> Trend:
     """Trend of values with the probability p of a random label: levels 2^p make its slope one per unit of p."""
-    return monotone_trend(2.0 ** rows["label_noise"], values.astype(float), rows["seed"])
+    return monotone_trend(2.0 ** rows["label_noise"], values.astype(float), rows["seed"], confidence)
 
 
-def outcome(true, random, regularized, chance) -> str:
-    """What one network says: `true`, `random` are its unregularized rows, `regularized` its groups on true labels.
+def statements(true, random, regularized, chance, margin) -> tuple:
+    """(supports, refutes) of one network: `true`, `random` are its unregularized rows, `regularized` {name: rows} those
+    on true labels.
 
-    Refuted: the network fits random labels, is there not above chance, or by less than MARGIN, and yet generalizes on
-    true labels by the same recipe.
-    Supported: on true labels it is above chance with explicit regularizers only. That a network did not fit random
-    labels within its epochs proves no limit of its capacity, so it decides nothing.
+    That a network did not fit random labels within its epochs proves no limit of its capacity, so it decides nothing.
     """
-    plain, noise = interval(true), interval(random)
-    if min(plain.n, noise.n) >= MIN_SEEDS:
-        all_fitted = count_fitted(random) == len(random)
-        useless = noise.low <= chance or noise.high <= chance + MARGIN
-        if all_fitted and useless and plain.low > max(chance, noise.high):
-            return "refuted"
-    helped = [i for i in map(interval, regularized) if i.n >= MIN_SEEDS and i.low > max(chance, plain.high)]
-    if plain.n >= MIN_SEEDS and helped and plain.low <= chance:
-        return "supported"
-    return "undecided"
+
+    def at_chance(rows):
+        return within(interval(rows), chance - margin, chance + margin)
+
+    def generalizes(rows):
+        return above(interval(rows), chance + margin)
+
+    if true is None:
+        return (), ()
+    supports = tuple(
+        Statement(f"generalizes with {name} only", (*at_chance(true), generalizes(rows)))
+        for name, rows in regularized.items()
+    )
+    if random is None:
+        return supports, ()
+    fitted = fact(count_fitted(random) == len(random))
+    text = "fits random labels and generalizes on true ones"
+    return supports, (Statement(text, (fitted, *at_chance(random), generalizes(true))),)
 
 
 def is_measured(group) -> bool:
@@ -86,47 +91,50 @@ def is_measured(group) -> bool:
     return "test/accuracy" in group.rows and bool(group.rows["test/accuracy"].notna().any())
 
 
-def judge_group(group):
-    """(outcome, text) of one group."""
+def judge_group(group, margin, confidence) -> Finding:
+    """What the runs of a Group say of capacity and explicit regularizers."""
     rows = group.rows
     if not is_measured(group):
-        return "undecided", f"{group.label}: every run diverged"
+        return Finding(group.label, "every run diverged")
     settings = conditions_by_setting(group)
     plain = settings.get("none", {})
     true = plain.get("true labels")
     regularized = {
         name: found["true labels"] for name, found in settings.items() if name != "none" and "true labels" in found
     }
-    decided = outcome(true, plain.get("random labels"), regularized.values(), rows["chance"].max())
-    parts = [describe_condition(name, part, true) for name, part in plain.items() if name in ("true labels", *NOISE)]
+    said = statements(true, plain.get("random labels"), regularized, rows["chance"].max(), margin)
+    parts = [
+        describe_condition(name, part, true, confidence)
+        for name, part in plain.items() if name in ("true labels", *NOISE)
+    ]  # fmt: skip
     if true is not None:
-        gains = {name: paired_by_seed(part, true, "test/accuracy") for name, part in regularized.items()}
+        gains = {name: paired_by_seed(part, true, "test/accuracy", confidence) for name, part in regularized.items()}
         parts += [
             f"on true labels {name} changes test accuracy by {format_points(gain)}"
             for name, gain in gains.items() if gain.n
         ]  # fmt: skip
-    parts += describe_sweep(plain)
-    return decided, f"{group.label} ({decided}): " + "; ".join(parts or ["no run without explicit regularizers"])
+    parts += describe_sweep(plain, confidence)
+    return Finding(group.label, ", ".join(parts) or "no run without explicit regularizers", *said)
 
 
-def describe_condition(name, rows, true):
+def describe_condition(name, rows, true, confidence):
     """How many runs were fitted, how well they generalize, and how much slower they were than on true labels."""
-    accuracy = format_interval(interval(rows))
+    accuracy = format_interval(interval(rows, confidence=confidence))
     text = f"{name} fitted in {count_fitted(rows)} of {len(rows)} runs, test accuracy {accuracy}"
-    if name != "true labels" and (ratio := slowdown(rows, true)).n:
+    if name != "true labels" and (ratio := slowdown(rows, true, confidence)).n:
         text += f", {format_interval(ratio, 2)} times the epochs of true labels"
     return text
 
 
-def describe_sweep(plain):
+def describe_sweep(plain, confidence):
     """[text] of the trends over the probability of a random label, where there are several of them."""
     sweep = [rows for rows in plain.values() if rows["pixel_noise"].iloc[0] == "none"]
     if len(sweep) < 2:
         return []
     sweep = pd.concat(sweep)
     trends = {
-        "time to fit": trend_over_p(sweep, sweep["fitted_epoch"]),
-        "test error": trend_over_p(sweep, 1 - sweep["test/accuracy"]),
+        "time to fit": trend_over_p(sweep, sweep["fitted_epoch"], confidence),
+        "test error": trend_over_p(sweep, 1 - sweep["test/accuracy"], confidence),
     }
     return [
         f"{what} is {trend.direction} in p (slope {format_interval(trend.slope)} per unit)"
@@ -137,17 +145,19 @@ def describe_sweep(plain):
 def judge(results):
     """Test accuracy of each network on true labels, on noise that it fits, and with explicit regularizers.
 
-    One recipe a group; the rule is that of `outcome`. One refuted group refutes, support needs all of them.
+    One recipe a group; the rule is that of `statements`.
     """
+    margin = results.margins["margin"]
     test = (
-        f"Without explicit regularizers, over at least {MIN_SEEDS} seeds, by one recipe. Refuted where a network is "
-        "right on 99 % of its randomly labelled training images in every run, the t-interval (95 %) of its test "
-        f"accuracy there reaches down to chance or ends below chance + {MARGIN:g}, and that with true labels lies "
-        "above it. Supported where every network generalizes on true labels (interval above chance) with explicit "
-        "regularizers only."
+        f"One-sided t-tests over seeds of test accuracy; at chance is within {margin:g} of it. Refuted where a network "
+        "without explicit regularizers is right on 99 % of its randomly labelled training images in every run and at "
+        "chance on the test set, and with true labels, by the same recipe, above chance by more than that. Supported "
+        "where every network on true labels is at chance without explicit regularizers, and above it with one of them."
     )
-    found = [judge_group(group) for group in results.groups()]
-    return Verdict(combine_outcomes(decided for decided, _ in found), ". ".join(text for _, text in found) + ".", test)
+    groups = results.groups()
+    if not any(is_measured(group) for group in groups):
+        return Verdict("undecided", "Every run diverged.", test)
+    return decide(results, [judge_group(group, margin, results.confidence) for group in groups], test)
 
 
 def figures(results):

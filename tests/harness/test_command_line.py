@@ -45,6 +45,7 @@ def test_help_has_every_flag_once_in_its_group(script):
     shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     expected = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
     expected |= {"experiment", "out_dir", "data_dir", "overwrite", "max_seeds", "margin", "margin_factor", "flagfile"}
+    expected |= set(command_line.WORKERS)
     assert sorted(shown) == sorted(expected)
     entries = re.split(r"\n  (?=--)|\n\n", text)
     for entry in entries:

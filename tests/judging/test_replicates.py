@@ -51,7 +51,10 @@ def results(*settings, left_out=()):
             "initialization, order, augmentation, the corruption of labels and the corruption of pixels, and the "
             "verdict speaks of those: all seeds share the training and test set of cifar10.",
         ),
-        ({"model": "mine.keras"}, f"order and {SPLIT}."),  # its weights are the file's
+        (
+            {"model": "mine.keras"},  # its weights are the file's
+            f"order and {SPLIT}, and the verdict speaks of those: all seeds share the stored weights.",
+        ),
     ],
 )
 def test_says_what_seeds_resample(fields, says):

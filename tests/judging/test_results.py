@@ -1,4 +1,5 @@
 """judging/results.py: each field that is not compared makes a group, a seed counts once in it, labels differ."""
+import dataclasses
 import itertools
 
 import numpy as np
@@ -89,6 +90,40 @@ def test_stored_models_have_no_width_and_long_paths_stay_apart():
     found = results(model=paths, width=[None], depth=[None], seed=[0, 1]).groups()
     assert len(set(labels(found))) == 2 and all(len(label) < 60 and "net.keras" in label for label in labels(found))
     assert all(group.widths.isna().all() for group in found)
+
+
+def of_files(families, widths, apart=("width",), seeds=(0, 1)):
+    """Results of stored files a, b, ..: their families and widths."""
+    found = results(apart=apart, model=[f"{name}.keras" for name, _ in zip("abcd", families)], width=[None],
+                    depth=[None], seed=list(seeds))  # fmt: skip
+    place = found.table["model"].map(lambda model: "abcd".index(model[0]))
+    table = found.table.assign(family=[families[i] for i in place], width=[widths[i] for i in place])
+    return dataclasses.replace(found, table=table)
+
+
+def test_stored_files_of_one_family_are_the_widths_of_one_group():
+    one, other = of_files(["family x", "family x", "family y"], [8, 32, 8]).groups()
+    assert one.label == "family x" and list(one.by_width) == [8, 32]
+    assert all(rows["seed"].tolist() == [0, 1] for rows in one.by_width.values())
+    assert other.label == "c.keras" and list(other.by_width) == [8]
+
+
+def test_stored_files_of_one_width_are_never_pooled():
+    found = of_files(["family x"] * 3, [8, 8, 32]).groups()
+    assert labels(found) == ["a.keras", "b.keras", "c.keras"] and all(len(group.rows) == 2 for group in found)
+
+
+def test_stored_files_stay_apart_where_widths_are_not_compared():
+    found = of_files(["family x"] * 2, [8, 32], apart=()).groups()
+    assert labels(found) == ["a.keras", "b.keras"]
+
+
+def test_a_family_has_one_group_for_each_other_setting():
+    found = of_files(["family x"] * 2, [8, 32])
+    rates = [0.1 if model == "a.keras" else 0.2 for model in found.table["model"]]
+    split = dataclasses.replace(found, table=found.table.assign(learning_rate=rates),
+                                fields=tuple({*found.fields, "learning_rate"}))  # fmt: skip
+    assert [len(group.by_width) for group in split.groups()] == [1, 1]
 
 
 def test_widths_one_by_one_are_another_network():

@@ -30,6 +30,8 @@ def test_values_that_have_no_logarithm_are_left_out():
 def test_stored_models_and_single_widths_have_no_trend():
     stored = group(model=["my.keras"], width=[None], depth=[None], seed=[0, 1])
     assert width_trend(stored, "m") is None and "no width to vary" in why_no_trend([stored])
+    file = group(model=["my.keras"], width=[8], depth=[None], seed=[0, 1])
+    assert not width_trend(file, "m").slope.n and "several .keras files" in why_no_trend([file])
     single = group(width=[8], seed=[0, 1])
     assert not width_trend(single, "m").slope.n and "several widths" in why_no_trend([single, stored])
     assert format_trend(width_trend(single, "m")) == "not measured (a trend needs two widths or more)"

@@ -4,14 +4,12 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from judging.results import Results
-
 SPREAD = 1e-3 * np.array([1, -2, 3, 0, -1, 2, -3, 1])  # over seeds
 
 
-def judged(experiment, rows):
+def judged(experiment, rows, **margins):
     """The verdict on a list of rows; a warning of NumPy or pandas is an error, and the text is one line."""
-    results = Results(pd.DataFrame(rows), {}, {}, experiment.fields, experiment.apart)
+    results = experiment.results(pd.DataFrame(rows), margins=margins)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         verdict = experiment.judge(results)

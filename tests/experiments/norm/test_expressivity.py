@@ -6,7 +6,6 @@ import pytest
 from experiments.norm import expressivity
 from experiments.norm.expressivity import EXPERIMENT, Config
 from harness.grid import expand
-from judging.results import Results
 from tests.experiments.norm.tables import judged, unmeasured
 
 
@@ -22,7 +21,7 @@ def rows(seeds=(0, 1, 2), error=1e-9, parameters=104, **fields):
 def test_supported_where_every_network_is_exact_and_has_the_weights_of_the_theorem():
     verdict = judged(EXPERIMENT, rows())
     assert verdict.outcome == "supported" and "9 of 9 networks of 20 to 20 units" in verdict.reason
-    assert "all have 2n + d weights; representing is not generalizing" in verdict.reason
+    assert "all have 2n + d weights, but representing is not generalizing" in verdict.reason
     counted = judged(EXPERIMENT, rows(parameters=105))
     assert counted.outcome == "undecided" and "not all have 2n + d weights" in counted.reason
 
@@ -33,22 +32,26 @@ def test_an_error_is_rounding_and_undecided():
     assert "the largest error being 0.001 (n = 50, labels)" in verdict.reason
 
 
-def test_each_size_and_kind_of_values_needs_three_seeds():
-    assert judged(EXPERIMENT, rows(seeds=(0, 1))).outcome == "undecided"
-    assert judged(EXPERIMENT, rows() + rows(seeds=(0, 1), width=50)).outcome == "undecided"
+def test_a_proof_costs_no_error_and_more_seeds_would_not_decide():
+    one = judged(EXPERIMENT, rows(seeds=(0,)))
+    assert one.outcome == "supported" and "proved or counted" in one.family
+    large = judged(EXPERIMENT, rows(error=1e-3))
+    assert large.advice == "More seeds alone would not decide." and large.seeds_needed is None
 
 
-def test_seeds_of_two_data_sets_are_not_those_of_one():
-    verdict = judged(EXPERIMENT, rows(seeds=(0, 1)) + rows(seeds=(1, 2), dataset="gaussian"))
-    assert verdict.outcome == "undecided" and verdict.reason.count("6 of 6 networks") == 2
-    assert "mlp, depth 1, digits: 6 of 6" in verdict.reason and "mlp, depth 1, gaussian: 6 of 6" in verdict.reason
-    assert judged(EXPERIMENT, rows() + rows(dataset="gaussian")).outcome == "supported"
+def test_two_data_sets_are_groups_of_which_each_must_hold():
+    gaussian = {"dataset": "gaussian"}
+    verdict = judged(EXPERIMENT, rows() + rows(**gaussian))
+    assert verdict.outcome == "supported" and verdict.reason.count("9 of 9 networks") == 2
+    assert "mlp, depth 1, digits (supported: every network fits with 2n + d weights): 9 of 9" in verdict.reason
+    verdict = judged(EXPERIMENT, rows() + rows(error=1e-3, **gaussian))
+    assert [outcome for _, outcome in verdict.groups] == ["supported", "undecided"] and verdict.outcome == "undecided"
 
 
 def test_nothing_measured_is_undecided():
     table = [{k: v for k, v in row.items() if k != "parameters"} for row in unmeasured(rows())]
     assert judged(EXPERIMENT, table).outcome == "undecided"
-    assert EXPERIMENT.figures(Results(pd.DataFrame(table), {}, {}, EXPERIMENT.fields, EXPERIMENT.apart)) == {}
+    assert EXPERIMENT.figures(EXPERIMENT.results(pd.DataFrame(table))) == {}
 
 
 def test_values_are_those_of_the_seed_alone():

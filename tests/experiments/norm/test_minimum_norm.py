@@ -2,13 +2,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from scipy.spatial.distance import cdist
 
-from analysis.statistics import t_interval
 from experiments.norm import minimum_norm
 from experiments.norm.minimum_norm import EXPERIMENT, Config
 from harness.grid import expand
-from judging.results import Results
 from models import NetworkConfig
 from tests.experiments.norm.tables import judged
 from training.data import DataConfig, load
@@ -103,8 +102,11 @@ def test_a_training_set_too_large_to_decompose_is_refused():
 NETWORK = {name: getattr(minimum_norm.NETWORK, name) for name in minimum_norm.NETWORK_FIELDS}
 
 
-def rows(sign, exact=True, seeds=(0, 1, 2), kernel="gaussian", scales=(1.0, 2.0, 3.0, 4.0), **fields):
-    """Four bandwidths, three label noises: error that rises (1) or falls (-1) with the norm over kernels."""
+SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+def rows(sign, exact=True, seeds=(0, 1, 2), kernel="gaussian", scales=SCALES, **fields):
+    """Six bandwidths, three label noises: error that rises (1) or falls (-1) with the norm over kernels."""
     base = {"config_id": "x", "dataset": "digits", "train_size": 50, "test_size": 0, "normalize": True,
             "pixel_noise": "none", **NETWORK, "kernel": kernel, "interpolates": exact}  # fmt: skip
     return [
@@ -114,32 +116,90 @@ def rows(sign, exact=True, seeds=(0, 1, 2), kernel="gaussian", scales=(1.0, 2.0,
     ]  # fmt: skip
 
 
-def test_the_verdict_follows_the_rank_correlations():
-    assert judged(EXPERIMENT, rows(1)).outcome == "supported"
-    assert judged(EXPERIMENT, rows(-1)).outcome == "refuted"
-    assert judged(EXPERIMENT, rows(1, seeds=(0, 1))).outcome == "undecided"
+def disordered(order, **fields):
+    """Kernels whose errors, ascending, have the given order in their norms."""
+    table = rows(1, scales=SCALES[: len(order)], **fields)
+    return [{**row, "norm": row["norm"] - row["bandwidth"] + order[int(row["bandwidth"]) - 1]} for row in table]
+
+
+def test_the_verdict_follows_the_rank_correlation_over_kernels():
+    rising = judged(EXPERIMENT, rows(1))
+    assert rising.outcome == "supported" and "(supported: error rises with the norm)" in rising.reason
+    assert "54 of 54 solutions are exact, over 6 kernels 1 [" in rising.reason
+    falling = judged(EXPERIMENT, rows(-1))
+    assert falling.outcome == "refuted"
+    assert "(refuted: error falls with the norm, correlated by less than the margin)" in falling.reason
+    mixed = judged(EXPERIMENT, disordered((3, 6, 1, 5, 2, 4)))
+    assert mixed.outcome == "undecided" and mixed.advice == "More seeds alone would not decide."
     assert judged(EXPERIMENT, rows(1) + rows(-1, train_size=500)).outcome == "refuted"
-    assert minimum_norm.outcome(t_interval([0.5, -0.5, 0.1]), {}) == "undecided"
+
+
+def test_seeds_are_no_kernels():
+    """However many seeds: four kernels decide nothing, and six are as sure with one seed as with twenty."""
+    four = judged(EXPERIMENT, rows(1, scales=SCALES[:4], seeds=range(20)))
+    assert four.outcome == "undecided" and "(means over 20 seeds), where a verdict needs 5 kernels" in four.reason
+    assert four.advice == "More seeds alone would not decide."
+    for order, outcome in (((1, 2, 3, 4, 6, 5), "supported"), ((2, 1, 4, 3, 6, 5), "undecided")):
+        assert {judged(EXPERIMENT, disordered(order, seeds=range(n))).outcome for n in (1, 20)} == {outcome}
+
+
+def test_the_tests_count_every_order_of_few_kernels():
+    x = np.arange(6.0)
+    assert minimum_norm.correlation_test(x, x, "greater").p_value == pytest.approx(1 / 720)
+    assert minimum_norm.correlation_test(x, -x, "less").p_value == pytest.approx(1 / 720)
+    swapped = x[[1, 0, 2, 3, 4, 5]]
+    assert minimum_norm.correlation_test(x, swapped, "greater").p_value == pytest.approx(6 / 720)
+    ties = np.array([0.0, 0, 1, 1, 2, 3])
+    assert minimum_norm.correlation_test(x, ties, "greater").p_value == pytest.approx(4 / 720)
+    y = np.random.default_rng(0).standard_normal(7)
+    exact = minimum_norm.correlation_test(np.arange(7.0), y, "less")
+    assert exact.p_value == pytest.approx(stats.spearmanr(np.arange(7.0), y, alternative="less").pvalue, abs=0.02)
+    many = minimum_norm.correlation_test(np.arange(30.0), np.arange(30.0) ** 2, "greater")
+    assert many.p_value < 1e-6 and many.n == 30
+
+
+def test_a_correlation_below_the_margin_refutes_with_kernels_enough():
+    assert minimum_norm.negligible_test(0.3, 0.3, 10).p_value == pytest.approx(0.5)
+    error = np.sqrt((1 + 0.1**2 / 2) / 197)
+    wanted = stats.norm.cdf((np.arctanh(0.1) - np.arctanh(0.3)) / error)
+    assert minimum_norm.negligible_test(0.1, 0.3, 200).p_value == pytest.approx(wanted)
+    assert 0 < minimum_norm.negligible_test(-1.0, 0.3, 6).p_value < 0.01
+    table = disordered((6, 4, 5, 2, 3, 1))
+    for margin, outcome in ((0.3, "refuted"), (0.01, "undecided")):
+        assert judged(EXPERIMENT, table, margin=margin).outcome == outcome
+
+
+def test_label_noise_is_told_and_not_judged():
+    table = [{**row, "norm": row["norm"] - 50 * row["label_noise"] + 100} for row in rows(1)]
+    verdict = judged(EXPERIMENT, table)  # within a kernel the error falls with the norm
+    assert verdict.outcome == "supported" and ", over label noise Gaussian 1: -0.8 [" in verdict.reason
 
 
 def test_solutions_that_are_not_exact_are_counted_and_left_out():
     none = judged(EXPERIMENT, rows(1, exact=False))
-    assert none.outcome == "undecided" and "0 of 36 solutions are exact" in none.reason
+    assert none.outcome == "undecided" and "0 of 54 solutions are exact, over 0 kernels" in none.reason
     some = judged(EXPERIMENT, rows(1) + rows(-1, exact=False, kernel="linear", scales=(9.0,)))
-    assert some.outcome == "supported" and "36 of 45 solutions are exact" in some.reason and "linear" not in some.reason
+    assert some.outcome == "supported" and "54 of 63 solutions are exact" in some.reason and "linear" not in some.reason
+
+
+def test_an_error_of_nothing_or_one_value_of_all_is_no_error_of_the_judge():
+    best = [{**row, "test/error": 0.0} if row["bandwidth"] == 1 else row for row in rows(1)]
+    assert judged(EXPERIMENT, best).outcome == "supported"
+    same = judged(EXPERIMENT, [{**row, "test/error": 0.5} for row in rows(1)])
+    assert same.outcome == "undecided" and "over 6 kernels not measured" in same.reason
 
 
 def test_nothing_measured_is_undecided():
     table = [{k: v for k, v in row.items() if k not in EXPERIMENT.columns} for row in rows(1)]
     assert judged(EXPERIMENT, table).outcome == "undecided"
-    assert EXPERIMENT.figures(Results(pd.DataFrame(table), {}, {}, EXPERIMENT.fields, EXPERIMENT.apart)) == {}
+    assert EXPERIMENT.figures(EXPERIMENT.results(pd.DataFrame(table))) == {}
 
 
 def test_training_sets_are_groups_and_kernels_are_compared_in_them():
     verdict = judged(EXPERIMENT, rows(1) + rows(1, train_size=500))
-    assert "n = 50 (supported)" in verdict.reason and "n = 500 (supported)" in verdict.reason
-    assert verdict.reason.count("(3 seeds)") == 2
-    assert "n = 50 (supported)" in judged(EXPERIMENT, rows(1)).reason  # its size where nothing sets it apart
+    assert verdict.groups == (("n = 50", "supported"), ("n = 500", "supported"))
+    assert verdict.reason.count("(means over 3 seeds)") == 2
+    assert "n = 50 (supported: " in judged(EXPERIMENT, rows(1)).reason  # its size where nothing sets it apart
 
 
 def test_networks_that_differ_in_anything_are_kernels_of_their_own():
@@ -147,7 +207,7 @@ def test_networks_that_differ_in_anything_are_kernels_of_their_own():
     ntk = {"kernel": "ntk", "scales": (5.0,)}
     table = rows(1) + rows(1, **ntk) + rows(1, **ntk, activation="tanh")
     table += rows(1, **ntk, dtype="float32", batch_norm=False)
-    (group,) = Results(pd.DataFrame(table), {}, {}, EXPERIMENT.fields, EXPERIMENT.apart).groups()
+    (group,) = EXPERIMENT.results(pd.DataFrame(table)).groups()
     found = {name: len(part) for name, part in minimum_norm.by_kernel(group).items() if name.startswith("NTK")}
     assert found == {
         "NTK (mlp, depth 2, width 256)": 9,
@@ -160,6 +220,6 @@ def test_networks_that_differ_in_anything_are_kernels_of_their_own():
 def test_one_network_under_two_names_counts_once():
     ntk = {"kernel": "ntk", "scales": (5.0,), "width": 64}
     default = [{**row, "width": None} for row in rows(1, **ntk)]
-    (group,) = Results(pd.DataFrame(rows(1, **ntk) + default), {}, {}, EXPERIMENT.fields, EXPERIMENT.apart).groups()
+    (group,) = EXPERIMENT.results(pd.DataFrame(rows(1, **ntk) + default)).groups()
     found = {name: len(part) for name, part in minimum_norm.by_kernel(group).items()}
     assert found == {"NTK (mlp, depth 2, width 64)": 9}

@@ -49,25 +49,39 @@ def outcome(*arguments, **given):
 def test_supported_where_a_norm_below_the_unregularized_one_beats_all_others():
     falling = verdict_on(profiled({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}))
     assert falling.outcome == "supported" and "highest at 0.1" in falling.reason and "-0.9" in falling.reason
+    assert "mlp (supported: 0.1 beats every other norm and none): of 0.1, 1, 10 times" in falling.reason
+    assert "; 0.1 minus none +5 [" in falling.reason and "(8 paired seeds)" in falling.reason
     assert outcome({0.1: 0.80, 0.5: 0.95, 1.0: 0.90, 10.0: 0.80}) == "supported"
+    assert outcome({0.1: 0.95, 0.5: 0.95, 1.0: 0.90, 10.0: 0.80}) == "undecided"  # two small norms are as good
 
 
 def test_refuted_where_another_norm_or_none_beats_all_smaller_ones():
-    assert outcome({0.1: 0.80, 1.0: 0.90, 10.0: 0.95}) == "refuted"
-    middle = verdict_on(profiled({0.1: 0.80, 1.0: 0.90, 10.0: 0.80}, none=0.85))
-    assert middle.outcome == "refuted" and "; 1 beats all below 1, the nearest by +10 [" in middle.reason
+    larger = verdict_on(profiled({0.1: 0.92, 0.5: 0.93, 1.0: 0.90, 10.0: 0.95}))
+    assert larger.outcome == "refuted" and "mlp (refuted: 10 beats all below 1): of 0.1" in larger.reason
+    assert outcome({0.1: 0.92, 0.5: 0.95, 1.0: 0.90, 10.0: 0.95}) == "undecided"  # not all
     without = verdict_on(profiled({0.1: 0.80, 1.0: 0.80, 10.0: 0.80}, none=0.85))
-    assert without.outcome == "refuted" and "; none beats all below 1" in without.reason
+    assert without.outcome == "refuted"
+    assert "(refuted: none beats all below 1, no norm below 1 gains the margin over none)" in without.reason
+
+
+def test_refuted_where_no_smaller_norm_gains_the_margin():
+    little = {0.1: 0.904, 1.0: 0.90, 10.0: 0.80}
+    verdict = verdict_on(profiled(little))
+    assert verdict.outcome == "refuted" and "(refuted: no norm below 1 gains the margin over none)" in verdict.reason
+    assert judged(EXPERIMENT, profiled(little), margin=0.001).outcome == "supported"  # it is a gain
+    assert outcome({0.1: 0.904, 0.5: 0.93, 1.0: 0.93}) == "undecided"  # another one does
 
 
 def test_undecided_without_a_winner():
-    assert outcome({0.1: 0.90, 1.0: 0.90, 10.0: 0.90}) == "undecided"
-    assert outcome({0.1: 0.95, 1.0: 0.90}, none=0.95) == "undecided"  # as good without
-    assert outcome({0.1: 0.95, 1.0: 0.90}, seeds=5) == "undecided"
-    assert outcome({10.0: 0.95}, none=0.9) == "undecided"  # nothing is small
+    assert outcome({0.1: 0.95, 1.0: 0.95}) == "undecided"  # as good at plain training's norm
+    assert outcome({0.1: 0.95, 1.0: 0.90}, seeds=2) == "undecided"
+    assert outcome({0.1: 0.95, 1.0: 0.90}, seeds=1) == "undecided"
     # What counts is the norm that was reached: here no target below 1 was.
     reached = {0.1: 1.1, 1.0: 1.1, 10.0: 5.0}
-    assert outcome({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}, ratios=reached) == "undecided"
+    for rows in (profiled({10.0: 0.95}), profiled({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}, ratios=reached)):
+        verdict = verdict_on(rows)
+        assert verdict.outcome == "undecided" and "; no norm is below 1; rank" in verdict.reason
+        assert verdict.advice == "More seeds alone would not decide."
 
 
 def test_diverged_runs_are_left_out():
@@ -77,19 +91,21 @@ def test_diverged_runs_are_left_out():
     lost = verdict_on(unmeasured(rows))
     assert lost.outcome == "undecided" and lost.reason.startswith("Every network diverged")
     partly = verdict_on(diverged(profiled({0.1: 0.95}, width=8), 8) + profiled({0.1: 0.95, 1.0: 0.90}, width=16))
-    assert partly.outcome == "undecided" and "mlp, width 8: every network diverged" in partly.reason
+    assert partly.outcome == "undecided" and "mlp, width 8 (undecided): every network diverged" in partly.reason
 
 
 def test_networks_are_not_mixed():
     other = profiled({0.1: 0.80, 1.0: 0.90}, width=16)
-    assert verdict_on(profiled({0.1: 0.95, 1.0: 0.80}, width=8) + other).outcome == "refuted"
+    verdict = verdict_on(profiled({0.1: 0.95, 1.0: 0.80}, width=8) + other)
+    assert verdict.outcome == "refuted"
+    assert verdict.groups == (("mlp, width 8", "supported"), ("mlp, width 16", "refuted"))
 
 
 def test_three_seeds_at_two_learning_rates_are_no_six_seeds():
     rows = [row for rate in (0.01, 0.1) for row in profiled({0.1: 0.95, 1.0: 0.90}, seeds=3, learning_rate=rate)]
     verdict = verdict_on(rows)
-    assert verdict.outcome == "undecided" and verdict.reason.count("over 6 networks") == 2  # two norms of three seeds
-    assert "mlp, learning rate 0.01: " in verdict.reason and "mlp, learning rate 0.1: " in verdict.reason
+    assert verdict.reason.count("over 6 networks") == verdict.reason.count("(3 paired seeds)") == 2
+    assert [label for label, _ in verdict.groups] == ["mlp, learning rate 0.01", "mlp, learning rate 0.1"]
 
 
 def test_scale_invariant_weights_have_a_correlation_of_their_own():

@@ -3,7 +3,7 @@ import pandas as pd
 
 from experiments.norm import randomization_verdict
 from experiments.norm.randomization import EXPERIMENT
-from judging.results import Group, Results
+from judging.results import Group
 from tests.experiments.norm.tables import diverged, judged, unmeasured
 
 GOOD, CHANCE = [0.9, 0.91, 0.92], [0.09, 0.1, 0.11]
@@ -13,18 +13,45 @@ def rows(accuracies, fitted=10.0):
     return pd.DataFrame({"test/accuracy": accuracies, "fitted_epoch": fitted, "seed": range(len(accuracies))})
 
 
+def made(*arguments):
+    """Which statements would be made at 2.5 %: (supports, refutes)."""
+    found = randomization_verdict.statements(*arguments, chance=0.1, margin=0.05)
+    return tuple([statement.text for statement in part if statement.p_value <= 0.025] for part in found)
+
+
+REFUTED = ([], ["fits random labels and generalizes on true ones"])
+SUPPORTED = (["generalizes with decay only"], [])
+
+
 def test_the_rule_of_the_verdict():
-    outcome = randomization_verdict.outcome
     good, chance = rows(GOOD), rows(CHANCE)
-    assert outcome(good, chance, [], 0.1) == "refuted"
-    assert outcome(good, rows(CHANCE, [10.0, None, 12.0]), [], 0.1) == "undecided"  # one was not fitted
-    assert outcome(good, rows([0.107, 0.108, 0.106]), [], 0.1) == "refuted"  # above chance by a hair
-    assert outcome(good, rows([0.14, 0.15, 0.16]), [], 0.1) == "undecided"  # the interval reaches further
-    assert outcome(good, rows([0.30, 0.31, 0.32]), [], 0.1) == "undecided"  # not at chance
-    assert outcome(good.head(2), chance, [], 0.1) == "undecided"  # too few seeds
-    assert outcome(chance, chance, [good], 0.1) == "supported"
-    assert outcome(chance, chance, [rows([0.1, 0.12, 0.1])], 0.1) == "undecided"
-    assert outcome(None, None, [], 0.1) == "undecided"
+    assert made(good, chance, {}) == REFUTED
+    assert made(good, rows(CHANCE, [10.0, None, 12.0]), {}) == ([], [])  # one was not fitted
+    assert made(good, rows([0.107, 0.108, 0.106]), {}) == REFUTED  # above chance by a hair
+    assert made(good, rows([0.03, 0.032, 0.034]), {}) == ([], [])  # below chance by more than the margin
+    assert made(good, rows([0.14, 0.15, 0.16]), {}) == ([], [])  # on the margin
+    assert made(good, rows([0.30, 0.31, 0.32]), {}) == ([], [])  # not at chance
+    assert made(rows([0.14, 0.15, 0.16]), chance, {}) == ([], [])  # true labels are not above the margin
+    assert made(good.head(2), chance, {}) == ([], [])  # too few seeds
+    assert made(chance, chance, {"decay": good}) == SUPPORTED
+    assert made(good, chance, {"decay": good}) == REFUTED
+    assert made(chance, chance, {"decay": rows([0.1, 0.12, 0.1])}) == ([], [])
+    assert made(None, chance, {"decay": good}) == made(good, None, {}) == made(None, None, {}) == ([], [])
+
+
+def test_the_margin_says_what_is_at_chance():
+    table = pd.DataFrame(setting(GOOD) + setting([0.16, 0.17, 0.18], 1.0))
+    for margin, outcome in ((0.05, "undecided"), (0.2, "refuted")):
+        assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin": margin})).outcome == outcome
+
+
+def test_support_needs_every_network():
+    dead = [setting(CHANCE, depth=d) + setting(GOOD, regularizer="weight_decay", depth=d) for d in (1, 3)]
+    verdict = judged(EXPERIMENT, dead[0] + dead[1])
+    assert verdict.outcome == "supported"
+    assert "mlp, depth 1 (supported: generalizes with weight_decay 0.0005 only): true labels" in verdict.reason
+    verdict = judged(EXPERIMENT, dead[0] + setting(GOOD, depth=3) + setting(CHANCE, 1.0, depth=3))
+    assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["supported", "refuted"]
 
 
 def test_slowdown_is_paired_by_seed():
@@ -83,11 +110,11 @@ def test_strengths_of_a_regularizer_are_settings_of_their_own():
 
 def test_all_diverged_and_one_seed_are_undecided():
     verdict = judged(EXPERIMENT, unmeasured(setting(GOOD) + setting(CHANCE, 1.0)))
-    assert verdict.outcome == "undecided" and "every run diverged" in verdict.reason
+    assert verdict.outcome == "undecided" and verdict.reason == "Every run diverged."
     verdict = judged(EXPERIMENT, diverged(setting(GOOD, depth=1), 3) + setting(GOOD, depth=3))
-    assert "mlp, depth 1: every run diverged" in verdict.reason and "mlp, depth 3 (undecided)" in verdict.reason
+    assert "mlp, depth 1 (undecided): every run diverged; mlp, depth 3 (undecided)" in verdict.reason
     verdict = judged(EXPERIMENT, setting(GOOD[:1]) + setting(CHANCE[:1], 1.0))
-    assert verdict.outcome == "undecided" and "fitted in 1 of 1 runs, test accuracy 0.9;" in verdict.reason
+    assert verdict.outcome == "undecided" and "fitted in 1 of 1 runs, test accuracy 0.9," in verdict.reason
 
 
 def test_two_seeds_at_two_learning_rates_are_no_four_seeds():
@@ -107,7 +134,7 @@ def test_without_a_plain_run_there_is_nothing_to_tell():
 
 def test_figures_take_what_there_is():
     table = pd.DataFrame(setting(GOOD) + setting(CHANCE, 1.0))
-    results = Results(table, {}, {}, EXPERIMENT.fields, EXPERIMENT.apart)
+    results = EXPERIMENT.results(table)
     assert list(EXPERIMENT.figures(results)) == ["training_curves", "regularizers"]  # no p between 0 and 1
-    middle = Results(pd.concat([table, pd.DataFrame(setting(GOOD, 0.5))]), {}, {}, EXPERIMENT.fields, EXPERIMENT.apart)
+    middle = EXPERIMENT.results(pd.concat([table, pd.DataFrame(setting(GOOD, 0.5))]))
     assert "label_corruption" in EXPERIMENT.figures(middle)

@@ -117,7 +117,7 @@ def test_a_stored_model_is_measured_and_not_judged():
     table = results(linearization.EXPERIMENT, measures(-0.5, 0.0, 0.002), width=64)
     table.table["model"], table.table["width"] = "mine.keras", None
     verdict = linearization.judge(table)
-    assert verdict.outcome == "undecided" and "A stored model has no width to vary" in verdict.reason
+    assert verdict.outcome == "undecided" and "has no width to vary" in verdict.reason
     assert "mine.keras, depth 2: distance 0.1" in verdict.reason
 
 
