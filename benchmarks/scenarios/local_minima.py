@@ -93,10 +93,27 @@ def sharpness(sharper, worse):
     return fill
 
 
+def edge_of_stability(ratio, size):
+    """Late sharpness over its threshold at one step size; ratio: (effect) -> log10 of it, in units of size."""
+    def fill(draw, table, effect):
+        late = 10 ** (size * ratio(effect) + draw(0, size))
+        constant = {
+            "late/near": 0.5, "late/rising_steps": 0.4, "reached_step": 100.0, "start/loss": 1.0, "train/loss": 0.01,
+        }  # fmt: skip
+        return {"late/ratio": late, **{name: np.full(len(table), value) for name, value in constant.items()}}
+
+    return fill
+
+
 STARTS = {"initialization": ["default", "zero", "equal"]}
 SHAPES = {"dataset": ["digits"], "depth": list(DEPTHS), "width": list(WIDTHS)}
 DOUBLING = np.log2(1.1) / SLOPE
+STEP = {"learning_rate": 0.1}
 SCENARIOS = [
+    Scenario("edge_of_stability", "the late sharpness lies above the threshold by just the margin", "supported",
+             edge_of_stability(lambda e: 2 * EVIDENT - e, NARROW), STEP, axis="train_size"),
+    Scenario("edge_of_stability", "the late sharpness lies below the threshold by just the margin", "refuted",
+             edge_of_stability(lambda e: -FACTOR - e, SIZE), STEP, axis="train_size"),
     Scenario("initialization", "one start ends above by just the margin, the other evidently below", "supported",
              initialization(lambda e, name: FACTOR - (e if name == "zero" else EVIDENT)), STARTS),
     Scenario("initialization", "two starts end above by just the margin", "refuted",

@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, largest_eigenvalue
+from analysis.keras_internals import all_layers
 from analysis.losses import LOSSES
 from analysis.parameters import get_parameters, set_parameters
 from analysis.statistics import t_interval
@@ -93,7 +94,7 @@ def check(config, data, run):
     def refuses():
         """Why the network has no training loss that is a function of its parameters alone; '' where it has."""
         model = build_network(config, data)
-        layers = [layer for layer in model._flatten_layers() if getattr(layer, "rate", 0)]
+        layers = [layer for layer in all_layers(model) if getattr(layer, "rate", 0)]
         return "batch norm" if model.non_trainable_variables and not layers else "dropout" if layers else ""
 
     reason = run.once(("edge_of_stability", config.network, data.input_shape, data.num_classes), refuses)

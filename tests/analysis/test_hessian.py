@@ -3,13 +3,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from analysis.hessian import (
     TrainingLoss,
     extreme_eigenvalues,
     gradient_norm,
     hessian_operator,
+    largest_eigenvalue,
     loss_and_gradient,
     losses_along,
 )
