@@ -82,7 +82,7 @@ def cells(experiment):
 
 
 def priority(what, groups, kind, effect, seeds):
-    """What an interrupted run should have of every rule first: normal noise, no effect, few groups (they cost least)."""
+    """What an interrupted run should have of every rule first: normal noise, no effect, few groups (the cheap ones)."""
     return kind != "normal", effect not in (0, 2), groups, effect
 
 

@@ -270,5 +270,5 @@ EXPERIMENT = Experiment(
     label=label,
     former_columns={"none/accuracy": "none/test/accuracy"},
     margins={"margin": (0.01, "test accuracy gained by a small norm over no regularizer")},
-    max_seeds=8,
+    max_seeds=10,
 )

@@ -172,5 +172,4 @@ EXPERIMENT = Experiment(
     ),
     label=label,
     margins={"margin": (0.05, "test accuracy around chance that is no generalization")},
-    max_seeds=6,
 )
