@@ -93,7 +93,7 @@ def seconds_axes(experiment):
     """Two values of the learning rate (where there is one), of the training size and of the data set."""
     example = grid.flat(experiment.config())
     axes = {}
-    if "learning_rate" in example:
+    if "learning_rate" in example and "learning_rate" not in experiment.apart:
         axes["learning_rate"] = [example["learning_rate"], 2 * example["learning_rate"]]
     first = experiment.grid.get("train_size", [example["train_size"]])[0] or 100
     axes["train_size"] = [first, first + 10]
@@ -185,7 +185,7 @@ def test_a_small_real_run_with_a_second_setting(name, tmp_path):
     given = {axis: values[: 2 if axis in experiment.apart else 1] for axis, values in experiment.grid.items()}
     given.update(options(experiment, **SMALL))
     example = grid.flat(experiment.config())
-    second = "learning_rate" if "learning_rate" in example else "train_size"
+    second = "learning_rate" if "learning_rate" in {*example} - {*experiment.apart} else "train_size"
     given[second] = [example[second], 2 * example[second]] if second == "learning_rate" else [100, 110]
     script, title = name.split(":")
     report = runner.run(script, experiment, given, name=title, out_dir=tmp_path, quiet=True)
