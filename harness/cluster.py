@@ -23,7 +23,6 @@ from pathlib import Path
 
 import threadpoolctl
 
-from harness import grid as grids
 from harness.memo import Memo
 from reporting import files
 from reporting.run_folder import Run, threads_of_process
@@ -258,10 +257,11 @@ _load = functools.lru_cache(maxsize=2)(lambda config, seed, data_dir: training_d
     config, seed=seed, data_dir=data_dir))  # fmt: skip
 
 
-def measure(experiment, config, identity, place, desk, model):
+def measure(experiment, config, identity, fields, place, desk, model):
     """Ray's task: one config on this worker; returns None, or in one line what its code raised.
 
-    model: bytes of the .keras file that the config names, None without one.
+    fields: of its row, as the driver found them.  model: bytes of the .keras file that the config names, None without
+    one.
     """
     import ray
 
@@ -272,7 +272,7 @@ def measure(experiment, config, identity, place, desk, model):
     probe = Path(place.folder) / PROBE
     shares = probe.exists() and probe.read_text() == place.token
     _get(desk.begin.remote(identity, ray.util.get_node_ip_address(), shares))
-    given = (grids.flat(config), Teller(desk, identity), memo, experiment.knows_stage)
+    given = (fields, Teller(desk, identity), memo, experiment.knows_stage)
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: desk.end.remote(identity))
         if shares:
@@ -421,19 +421,19 @@ class Pool:
         slots = sum(int(node["Resources"].get("CPU", 0) // self.cpus) for node in self._nodes())
         return 2 * max(1, slots)
 
-    def _submit(self, config, identity):
+    def _submit(self, config, identity, fields):
         model = config.network.model
         if not model.endswith(".keras") or not self.workers.address:
             content = None
         elif (content := self.models.get(model)) is None:
             content = self.models[model] = self.ray.put(Path(model).read_bytes())
         experiment, place = self.common
-        return self.task.remote(experiment, config, identity, place, self.desk, content)
+        return self.task.remote(experiment, config, identity, fields, place, self.desk, content)
 
     def measure(self, next_job, progress):
         """Yield (config id, None or what went wrong in one line) as they end.
 
-        next_job: takes the next (config, config id), None when there is none.  progress: None when quiet.
+        next_job: takes the next (config, config id, fields), None when there is none.  progress: None when quiet.
         """
         errors = self.ray.exceptions
         again, running, tries, shown, room = deque(), {}, Counter(), -math.inf, self._room()
@@ -451,7 +451,8 @@ class Pool:
                     progress.others(at)
                 shown, room = time.monotonic(), self._room()
             for reference in ready:
-                config, identity = running.pop(reference)
+                job = running.pop(reference)
+                identity = job[1]
                 try:
                     yield identity, _get(reference)
                 except errors.RayTaskError as error:  # a full disk, or a mistake of the experiment's author
@@ -462,7 +463,7 @@ class Pool:
                     what = f"its worker was lost ({type(error).__name__})"
                     if tries[identity] < TRIES:
                         self.say(f"{identity}: {what}, try {tries[identity] + 1} of {TRIES} from its checkpoint on")
-                        again.append((config, identity))
+                        again.append(job)
                     else:
                         yield identity, f"{what}, {TRIES} times"
 

@@ -261,13 +261,10 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
     failed: {config id: why}, which the configs are added to whose own code raises, or whose workers die.
     """
     say = progress.say if progress else lambda line: None
-    runs = {
-        identity: Run(
-            folder, identity, {**grids.flat(config), **stored.columns(config.network.model)}, progress, memo=memo,
-            knows_stage=experiment.knows_stage,
-        )
-        for config, identity in zip(configs, ids)
-    }  # fmt: skip
+    runs = {}
+    for config, identity in zip(configs, ids):
+        fields = {**grids.flat(config), **stored.columns(config.network.model)}
+        runs[identity] = Run(folder, identity, fields, progress, memo=memo, knows_stage=experiment.knows_stage)
     found = {} if overwrite else {
         identity: result for identity, run in runs.items() if (result := finished(run, say)) is not None
     }  # fmt: skip
@@ -280,7 +277,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
         config, identity = todo.popleft()
         if overwrite:  # not before its turn: what an interrupt leaves is still good
             runs[identity].clear()
-        return config, identity
+        return config, identity, runs[identity].fields
 
     if progress:
         progress.skip(reused)
@@ -318,7 +315,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
 def measured(experiment, todo, next_job, data_of, runs, crew, progress):
     """Measure configs, here or by workers; yields (config id, None or what went wrong in one line) as they end.
 
-    todo: those left.  next_job: takes the next of them as (config, config id), None when there is none.
+    todo: those left.  next_job: takes the next of them as (config, config id, fields), None when there is none.
     """
     started, count = time.monotonic(), 0
     while todo:
@@ -326,7 +323,7 @@ def measured(experiment, todo, next_job, data_of, runs, crew, progress):
         if pool:
             yield from pool.measure(next_job, progress)
             return
-        config, identity = next_job()
+        config, identity, _ = next_job()
         if progress:
             progress.start(identity)
         yield identity, attempt(experiment, config, data_of(config.data, config.seed), runs[identity])
