@@ -24,6 +24,7 @@ from judging.looks import ERROR
 from judging.power import MAX_SEEDS, seeds_needed
 from judging.replicates import describe_replicates
 from judging.verdict import Verdict
+from judging.wording import list_words
 
 MIN_SEEDS = 3  # of any t-test: two values have no spread to speak of
 ROUNDING = 1e-12  # of the mean: a spread below it is none, as one_sided_p has it
@@ -196,8 +197,7 @@ def describe_family(look, findings):
         f"direction at {level:.3g} %"
     )
     if look.share < 1:
-        *others, last = map(str, look.plan or [look.seeds])
-        sizes = f"{', '.join(others)} and {last}" if others else last
+        sizes = list_words(list(map(str, look.plan or [look.seeds])))
         planned = f"planned at {sizes} seeds" if look.planned else "not planned at the start"
         text += f", look {look.number} ({planned}) having {100 * look.share:.3g} % of the whole"
     return f"{text}. {intervals}"

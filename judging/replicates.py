@@ -1,4 +1,5 @@
 """What do the seeds of some results resample?  A verdict over seeds speaks of that, and of nothing that they share."""
+from judging.wording import list_words
 from training.data import TFDS_SIZES
 
 DATA_FIELDS = ("dataset", "train_size", "test_size", "resample")
@@ -31,8 +32,8 @@ def describe_replicates(results) -> str:
         drawn += of_data
         shared += all_share
     drawn, shared = (list(dict.fromkeys(parts)) for parts in (drawn, shared))
-    scope = f", and the verdict speaks of those: all seeds share {listed(shared)}" if shared else ""
-    return f" Seeds resample {listed(drawn) or 'nothing'}{scope}."
+    scope = f", and the verdict speaks of those: all seeds share {list_words(shared)}" if shared else ""
+    return f" Seeds resample {list_words(drawn) or 'nothing'}{scope}."
 
 
 def data_parts(dataset, train_size, test_size, resample):
@@ -48,9 +49,3 @@ def data_parts(dataset, train_size, test_size, resample):
     whole = [kind for kind, _ in sizes if kind not in partial]
     drawn = [f"the {' and '.join(partial)} subset of {dataset}"] if partial else []
     return drawn, [f"the {' and '.join(whole)} set of {dataset}"] if whole else []
-
-
-def listed(parts):
-    """`a, b and c`."""
-    *others, last = parts or [""]
-    return f"{', '.join(others)} and {last}" if others else last

@@ -54,6 +54,12 @@ def field_label(name, value):
     return f"{words} {field_text(value)}"
 
 
+def list_words(parts):
+    """`a, b and c`; "" of nothing."""
+    *others, last = parts or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def format_interval(interval, digits=3, *, sign=False):
     """`0.4 [0.1, 0.7]`; the mean alone of one value, 'not measured' of none.
 
