@@ -187,7 +187,6 @@ def actual_width(row):
 
 def paired_by_seed(a, b, column, level=0.95):
     """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
-    a, b = a.set_index(REPLICATE), b.set_index(REPLICATE)
-    shared = a.index.intersection(b.index)
-    values = [rows[column].loc[shared] if column in rows else [np.nan] * len(shared) for rows in (a, b)]
-    return paired_difference(*values, level=level)
+    a, b = (dict(zip(rows[REPLICATE], rows[column] if column in rows else [np.nan] * len(rows))) for rows in (a, b))
+    shared = [seed for seed in a if seed in b]
+    return paired_difference([a[seed] for seed in shared], [b[seed] for seed in shared], level=level)
