@@ -1,16 +1,24 @@
 """Everything that the project takes from Keras' private parts, so that a new Keras can break one file only.
 
 Measuring what happens inside any model needs three things that Keras 3 has no public way to: the layers at every depth,
-a hook on a layer's call (PyTorch's forward hooks), and attributes on a model that Keras does not track.
+a hook on a layer's call (PyTorch's forward hooks), and attributes on a model that Keras does not track. Letting go of
+graphs needs one of TensorFlow: its register of gradients.
 requirements.txt has an upper bound on Keras for this reason; tests/analysis/test_keras_internals.py pins each
 assumption and names the one that broke.
 """
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 
 import keras
+import tensorflow as tf
 
 _MISSING = object()
+# What compile, fit, evaluate and predict set on a model: no part of the function that the model is.
+_TRAINER = {
+    "compiled", "history", "loss", "optimizer", "predict_function", "steps_per_execution", "stop_evaluating",
+    "stop_predicting", "stop_training", "test_function", "train_function", "unrolled_steps_per_execution",
+}  # fmt: skip
 
 
 def all_layers(model: keras.layers.Layer, *, include_self: bool = False, recursive: bool = True) -> list:
@@ -37,6 +45,26 @@ def calls_of(model: keras.Model, layer: keras.layers.Layer) -> list[list]:
     graph = getattr(model, "_functional", None) or model
     nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
     return [list(node.outputs) for node in nodes if node.operation is layer]
+
+
+def structure(model: keras.Model) -> list:
+    """What a graph that was traced of this model depends on beside the variables' values, to be compared with ==.
+
+    Trained weights, plain attributes and functions (an activation, say) of every layer, and how often each was called
+    to build a model. Compiling and fitting change nothing of it.
+    """
+    plain = (bool, int, float, str, tuple, type(None))
+    result = [tuple(id(v) for v in model.trainable_variables)]
+    for layer in all_layers(model, include_self=True):
+        attributes = (
+            (key, value if isinstance(value, plain) else id(value))
+            for key, value in vars(layer).items()
+            if (isinstance(value, plain) or callable(value))
+            and not key.startswith("_")
+            and not (layer is model and key in _TRAINER)
+        )
+        result.append((id(layer), len(layer._inbound_nodes), *attributes))
+    return result
 
 
 @contextlib.contextmanager
@@ -95,3 +123,30 @@ def keep_on(model: Callable, name: str, make: Callable):
         except (AttributeError, TypeError):  # a bound method
             return value
     return getattr(model, name)
+
+
+@contextlib.contextmanager
+def releasable_graphs() -> Iterator[None]:
+    """Graphs that are traced within it can be released, whatever tf.custom_gradient did in them.
+
+    TensorFlow registers the gradient of each call of such a function under a name of its own, as long as the process
+    lives, and the gradient holds the graph. Keras' optimizers call one in every training step, and analysis/ntk.py one
+    for each dense layer: 5 MiB of graphs for each network of a grid never came back. Here the graph holds the gradient
+    and the register only looks it up there.
+    """
+    register = tf.RegisterGradient.__call__
+
+    def register_weakly(self, gradient):
+        if not self._op_type.startswith("CustomGradient-"):
+            return register(self, gradient)
+        graph = tf.compat.v1.get_default_graph()
+        graph._custom_gradients = [*getattr(graph, "_custom_gradients", ()), gradient]
+        lookup = weakref.ref(gradient)
+        register(self, lambda *arguments: lookup()(*arguments))
+        return gradient
+
+    tf.RegisterGradient.__call__ = register_weakly
+    try:
+        yield
+    finally:
+        tf.RegisterGradient.__call__ = register

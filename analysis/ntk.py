@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from analysis import ntk_layers
-from analysis.keras_internals import all_layers
+from analysis.keras_internals import all_layers, releasable_graphs, structure
 from analysis.ntk_calls import check_inference, hold_back, recorded_calls
 
 BLOCK_BYTES = 3 * 2**29  # recorded inputs and cotangents of one block of samples, when block_size is not given
@@ -167,7 +167,8 @@ class _Recording:
         x = self.inputs(x, "x1")
         check_inference(model, _take(x, 0, 2))
         signature = tf.nest.map_structure(lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), x)
-        self.pass_ = tf.function(self._pass, input_signature=[signature]).get_concrete_function()
+        with releasable_graphs():
+            self.pass_ = tf.function(self._pass, input_signature=[signature]).get_concrete_function()
         mine = {id(w) for layer in self.layers for w in ntk_layers.layer_weights(layer) if w is not None}
         self.others = [v for key, v in trainable.items() if key not in mine]
         self.graphs = {}
@@ -315,7 +316,8 @@ class _Recording:
             if len(self.graphs) >= 16:
                 self.graphs.clear()
             specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), arguments)
-            self.graphs[key] = tf.function(function).get_concrete_function(*specs)
+            with releasable_graphs():
+                self.graphs[key] = tf.function(function).get_concrete_function(*specs)
         return self.graphs[key](*tf.nest.flatten(arguments))
 
 
@@ -324,22 +326,10 @@ def _recording(model, x):
         raise ValueError(f"model must be a keras.Model; received {type(model).__name__}.")
     if not model.built:
         model(tf.nest.map_structure(lambda a: tf.convert_to_tensor(np.asarray(a)[:1]), x), training=False)
-    plain = (bool, int, float, str, tuple, type(None))
     fingerprint = [
         tuple((tuple(np.shape(a)[1:]), np.asarray(a).dtype.kind) for a in tf.nest.flatten(x)),
-        tuple(id(v) for v in model.trainable_variables),
+        structure(model),
     ]
-    for layer in all_layers(model, include_self=True):
-        fingerprint.append(
-            (
-                id(layer),
-                *(
-                    (key, value if isinstance(value, plain) else id(value))
-                    for key, value in vars(layer).items()
-                    if (isinstance(value, plain) or callable(value)) and not key.startswith("_")
-                ),
-            )
-        )
     cached = _RECORDED.get(model)
     if cached is None or cached[0] != fingerprint:
         cached = _RECORDED[model] = (fingerprint, _Recording(model, x))

@@ -17,6 +17,7 @@ import keras
 import pandas as pd
 
 import models
+from analysis.keras_internals import releasable_graphs
 from harness import cluster, stored, trial
 from harness import grid as grids
 from harness.cluster import Workers
@@ -362,7 +363,7 @@ def compute(experiment, config, data, run):
     keras.utils.set_random_seed(config.seed)
     started = time.monotonic()
     try:
-        with plots.style():
+        with plots.style(), releasable_graphs():
             measures = experiment.measure(config, data, run)
         numbers, arrays = files.split_arrays(measures)
         experiment.check_measures(numbers)

@@ -71,9 +71,8 @@ def measure(config, data, run):
         return {"diverged_epoch": history.diverged_epoch}
     after, parameters = empirical_ntk(model, x), get_parameters(model)
     change = float(np.linalg.norm(parameters - start))
-    # Figures show the trace form, sum_a Theta[i, a, j, a] / k.
+    # `figures` draws the trace form, sum_a Theta[i, a, j, a] / k.
     traces = [np.einsum("iaja->ij", kernel) / kernel.shape[1] for kernel in (before, after)]
-    run.image("ntk", heat_maps([("", *traces, labels)]))
     return {
         "diverged_epoch": None,
         **{f"ntk/{name}": value for name, value in dataclasses.asdict(kernel_drift(before, after)).items()},

@@ -11,7 +11,16 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from analysis.keras_internals import all_layers, calls_of, has_sublayers, keep_on, patched_activation, patched_calls
+from analysis.keras_internals import (
+    all_layers,
+    calls_of,
+    has_sublayers,
+    keep_on,
+    patched_activation,
+    patched_calls,
+    releasable_graphs,
+    structure,
+)  # fmt: skip
 
 X = np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4)
 
@@ -253,3 +262,69 @@ def test_functions_can_keep_things_and_bound_methods_cannot():
     assert keep_on(function, "kept", list) is keep_on(function, "kept", list)
     bound = functional().predict
     assert keep_on(bound, "kept", list) is not keep_on(bound, "kept", list)
+
+
+# -- graphs that are released
+
+
+def traced_with_custom_gradient():
+    """(a weak reference to the graph of f(x) = 2 x with a gradient of 5, the traced f)."""
+
+    @tf.custom_gradient
+    def double(x):
+        return 2 * x, lambda d: 5 * d
+
+    function = tf.function(lambda x: double(x))
+    return weakref.ref(function.get_concrete_function(tf.TensorSpec([], tf.float32)).graph), function
+
+
+def test_tensorflow_never_lets_go_of_a_graph_with_a_custom_gradient_and_here_it_does():
+    held = traced_with_custom_gradient()[0]
+    with releasable_graphs():
+        released = traced_with_custom_gradient()[0]
+    gc.collect()
+    assert held() is not None  # once this fails, releasable_graphs is not needed any more
+    assert released() is None
+
+
+def test_a_custom_gradient_is_found_as_long_as_its_graph_lives():
+    with releasable_graphs():
+        _, function = traced_with_custom_gradient()
+    gc.collect()
+    x = tf.constant(3.0)
+    for persistent in (False, True):
+        with tf.GradientTape(persistent=persistent) as tape:
+            tape.watch(x)
+            y = function(x)
+        assert (float(y), float(tape.gradient(y, x))) == (6.0, 5.0)
+    outer = tf.function(lambda x: tf.gradients(function(x), x)[0])  # looks the gradient up by its name
+    assert float(outer(x)) == 5.0
+
+
+def test_other_gradients_are_registered_as_ever():
+    before = tf.RegisterGradient.__call__
+    with pytest.raises(KeyError, match="MatMul"), releasable_graphs():
+        tf.RegisterGradient("MatMul")(lambda op, d: d)
+    assert tf.RegisterGradient.__call__ is before
+
+
+# -- what a traced graph depends on
+
+
+def test_compiling_and_training_leave_the_structure_and_edits_do_not():
+    model = functional()
+    before = structure(model)
+    for _ in range(2):
+        model.compile("sgd", "mse", steps_per_execution=2)
+        model.fit(X, X[:, :2], verbose=0, epochs=2)
+        model.evaluate(X, X[:, :2], verbose=0)
+        model.predict(X, verbose=0)
+        assert structure(model) == before
+    model.layers[-1].activation = keras.activations.tanh
+    edited = structure(model)
+    assert edited != before
+    model.layers[-1].trainable = False
+    assert structure(model) != edited
+    frozen = structure(model)
+    model(keras.Input((4,)))
+    assert structure(model) != frozen

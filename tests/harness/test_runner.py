@@ -1,5 +1,6 @@
 """harness/runner.py: nothing is computed twice, lost or trusted unseen; bad input is one line."""
 import errno
+import gc
 import json
 import os
 import re
@@ -12,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from absl import flags
+from tensorflow.python.framework.func_graph import FuncGraph
 
 import run_local_minima
+from analysis.ntk import empirical_ntk
 from harness import command_line, grid, runner
 from harness.experiment import ProtocolError
 from judging.results import Results
@@ -434,3 +437,22 @@ def test_a_result_of_a_run_is_json_that_others_can_read(tmp_path):
     content = json.loads(path.read_text())
     assert content["config"]["model"] == "mlp" and content["measures"]["final/loss"] == 1 / 3
     assert isinstance(report.results, Results) and types.SimpleNamespace(**content["versions"]).python
+
+
+def test_no_graph_of_a_config_outlives_it(tmp_path):
+    def trains(config, data, run_):
+        model = build_network(config, data)
+        empirical_ntk(model, data.x_train[:5])
+        fit(model, data, config.training, seed=config.seed, run=run_)
+        return {}
+
+    def graphs():
+        for _ in range(2):  # what a weak dictionary holds goes after its key
+            keras.backend.clear_session()
+        return sorted(o.name for o in gc.get_objects() if isinstance(o, FuncGraph))
+
+    before = graphs()
+    run(Fake(trains), tmp_path, {"width": [4, 5, 6], "depth": 1})
+    after = graphs()
+    run(Fake(trains), tmp_path, {"width": [7, 8, 9, 10, 11], "depth": 1})
+    assert before == after == graphs()
