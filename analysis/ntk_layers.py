@@ -265,7 +265,8 @@ def _is_plain(layer):
 
 def layer_kind(layer):
     """'matmul', 'jacobian' (its Jacobian follows from h and d), or None: only the model's own Jacobian will do."""
-    kind = type(layer)  # a subclass may compute anything
+    # A subclass may compute anything; one that says of itself which layer's function it is, that layer's.
+    kind = vars(type(layer)).get("computes", type(layer))
     if not _is_plain(layer):
         return None
     if kind is keras.layers.Dense or (kind is keras.layers.EinsumDense and _einsum_dense_axes(layer)):

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from models.batch_norm import BatchNormalization
+
 
 @keras.saving.register_keras_serializable(package="backprop_on_trial")
 def erf(x):
@@ -72,7 +74,7 @@ class LayerFactory:
 
     def norm(self, x, name, **options):
         """Batch norm with the constants usual on CIFAR (Keras's momentum of 0.99 is too slow for short trainings)."""
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=name, **options)(x)
+        return BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=name, **options)(x)
 
     def activate(self, x, name):
         """The activation as a layer of its own; none at all where it is linear."""

@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 from analysis import ntk_layers
+from models.batch_norm import BatchNormalization
 from tests.analysis.full_jacobian import error
 
 RNG = np.random.default_rng(0)
@@ -62,6 +63,8 @@ def test_the_cheapest_order_is_taken():
         (layers.LayerNormalization(axis=(1, 2)), (4, 2), None),
         (layers.Conv1D(4, 3), (5, 2), None),
         (type("Mine", (layers.Dense,), {})(3), (2,), None),  # may compute anything
+        (BatchNormalization(), (5, 5, 2), "jacobian"),  # says that it computes what Keras' does
+        (type("Mine", (BatchNormalization,), {})(), (5, 5, 2), None),
     ],
 )
 def test_which_layers_are_followed(layer, shape, kind):
