@@ -15,7 +15,7 @@ import pandas as pd
 
 from reporting import figures as plots
 from reporting import files, report_html, tables
-from reporting.run_folder import versions
+from reporting.run_folder import FIRST_ARITHMETIC, versions
 from reporting.tensorboard_report import write_overview
 
 
@@ -210,7 +210,8 @@ def versions_used(folder, config_ids):
     found = {}
     for config_id in config_ids:
         with suppress(OSError, ValueError):
-            for name, value in files.read_json(folder / "runs" / config_id / "result.json")["versions"].items():
+            used = files.read_json(folder / "runs" / config_id / "result.json")["versions"]
+            for name, value in {**used, "arithmetic": used.get("arithmetic", FIRST_ARITHMETIC)}.items():
                 found.setdefault(name, {})[value] = True
     found = found or {name: {value: True} for name, value in versions().items()}
     return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())

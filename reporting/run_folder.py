@@ -22,6 +22,10 @@ from reporting import files
 from reporting.tensorboard_report import FINAL, pixels, session
 
 CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
+# One more whenever a config's result gets other bits, by rounding alone: docs/run_folder.md has the list. What computes
+# something else needs a config field, or it would mix with earlier results unseen.
+ARITHMETIC = 2
+FIRST_ARITHMETIC = "1"  # of results that don't say
 
 
 class ForeignCheckpoint(ValueError):
@@ -30,7 +34,7 @@ class ForeignCheckpoint(ValueError):
 
 def versions():
     """What a result depends on beside its config: versions, threads, and the git revision if there is one."""
-    return {**installed_versions(), "threads": str(threads_of_process())}
+    return {**installed_versions(), "threads": str(threads_of_process()), "arithmetic": str(ARITHMETIC)}
 
 
 def threads_of_process():
@@ -158,12 +162,14 @@ class Run:
         """state: {"arrays": {name: array}, ...JSON values}."""
         meta = {k: v for k, v in state.items() if k != "arrays"}
         path = self.folder / "checkpoint" / f"{stage}.npz"
-        files.write_arrays(path, state["arrays"], config_id=self.config_id, stage=stage, **meta)
+        files.write_arrays(
+            path, state["arrays"], config_id=self.config_id, stage=stage, versions=versions(), **meta
+        )  # fmt: skip
 
     def load_checkpoint(self, stage):
         """The state that save_checkpoint kept, or None (a damaged one too).
 
-        One of another config raises ForeignCheckpoint.
+        One of another config raises ForeignCheckpoint; one of other versions is used, and said.
         """
         path = self.folder / "checkpoint" / f"{stage}.npz"
         try:
@@ -176,6 +182,13 @@ class Run:
         if (meta.pop("config_id", None), meta.pop("stage", None)) != (self.config_id, stage):
             raise ForeignCheckpoint(
                 f"checkpoint {path} belongs to another config: delete it, or choose another --out_dir"
+            )
+        before, now = {"arithmetic": FIRST_ARITHMETIC, **meta.pop("versions", {})}, versions()
+        other = [f"{name} {before[name]}" for name in before if before[name] != now.get(name) and name != "git"]
+        if other:
+            self.say(
+                f"{path} was written with {', '.join(other)}: its training goes on from there, and may round "
+                "otherwise than one without an interruption"
             )
         self.history[stage] = list(meta["rows"])
         return {"arrays": arrays, **meta}

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from judging.verdict import Claim, Verdict
-from reporting import figures, report, tables
+from reporting import figures, files, report, tables
 from tests.reporting.test_run_folder import FIELDS, finished
 from tests.reporting.test_tables import results, table
 
@@ -77,6 +77,16 @@ def test_csv_has_every_finished_config_of_the_folder_but_no_damaged_or_copied_on
     everything = report.everything(tmp_path, now)
     assert everything["config_id"].tolist() == ["a", "bb"] and everything["loss"].tolist() == [1.0, 2.0]
     assert everything["widths"].tolist() == [(4, 2), (4, 2)]  # one way to write a value
+
+
+def test_versions_name_every_arithmetic_of_the_rows(tmp_path):
+    """A result of the first versions does not say which it has; seeds may be added to it today."""
+    for name, arithmetic in (("old", None), ("new", "2")):
+        path = finished(tmp_path, name, {"loss": 1.0}).folder / "result.json"
+        versions = {"keras": "3.0", **({"arithmetic": arithmetic} if arithmetic else {})}
+        files.write_json(path, {**files.read_json(path), "versions": versions})
+    assert report.versions_used(tmp_path, ["old", "new"]) == "keras 3.0, arithmetic 1 and 2"
+    assert report.versions_used(tmp_path, ["new"]) == "keras 3.0, arithmetic 2"
 
 
 def test_rows_of_earlier_versions_get_todays_names(tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reporting import figures
+from reporting import figures, run_folder
 from reporting.run_folder import ForeignCheckpoint, Run
 
 FIELDS = {"model": "mlp", "width": 8, "widths": (4, 2), "depth": None, "rate": 1 / 3, "seed": 0}
@@ -39,7 +39,8 @@ def test_a_finished_config_comes_back_to_the_bit_and_nan_as_nan(tmp_path):
     np.testing.assert_array_equal(arrays["curve"], array)
     assert run.read_history()["train/loss"].tolist() == [1.0, 0.5]
     content = json.loads((run.folder / "result.json").read_text())
-    assert {"tensorflow", "keras", "numpy", "python"} <= set(content["versions"])
+    assert {"tensorflow", "keras", "numpy", "python", "threads"} <= set(content["versions"])
+    assert content["versions"]["arithmetic"] == str(run_folder.ARITHMETIC)
     assert content["config"]["widths"] == [4, 2]
 
 
@@ -101,6 +102,32 @@ def test_clear_forgets_this_config_only(tmp_path):
     run.clear()
     assert run.result() is None and not run.folder.exists() and not run.events.exists()
     assert other.result()[0]["count"] == 3
+
+
+class Listener:
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def test_a_checkpoint_of_other_versions_is_used_and_said(tmp_path, monkeypatch):
+    state = {"arrays": {"w": np.ones(3)}, "rows": []}
+    now = run_folder.versions()
+    for before, said in (
+        (now, None),
+        ({**now, "git": "another"}, None),
+        ({**now, "keras": "3.0", "threads": "64"}, "keras 3.0, threads 64"),
+        ({}, "arithmetic 1"),  # of a time when checkpoints did not say
+    ):
+        monkeypatch.setattr(run_folder, "versions", lambda before=before: before)
+        Run(tmp_path, "a", FIELDS).save_checkpoint("training", state)
+        monkeypatch.setattr(run_folder, "versions", lambda: now)
+        listener = Listener()
+        found = Run(tmp_path, "a", FIELDS, progress=listener).load_checkpoint("training")
+        assert set(found) == {"arrays", "rows"}
+        assert [line.split(" with ")[1].split(":")[0] for line in listener.lines] == ([said] if said else [])
 
 
 def test_checkpoints_of_others_are_refused_and_damaged_ones_said(tmp_path):
