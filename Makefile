@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One test process a core, each with one TensorFlow thread: faster than one process with all of them.
 WORKERS ?= auto
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow lint evidence pages clean
 
 run: .venv/installed
 	$(BIN)/python run_local_minima.py
@@ -17,6 +17,13 @@ test-slow: .venv/developer
 
 lint: .venv/developer
 	$(BIN)/ruff check .
+
+# Every number in README and docs follows from a kept run, and every verdict from today's rules: no training.
+evidence: .venv/installed
+	$(BIN)/python evidence.py
+
+pages: .venv/installed
+	$(BIN)/python evidence.py --write
 
 clean:
 	rm -rf .venv results

@@ -196,6 +196,25 @@ def parse(argv, flag_values=FLAGS):
     return arguments
 
 
+def read_flagfile(path, experiments, former=()):
+    """(experiment's name, {field: values}, max_seeds, {name: margin}) of a flags.cfg; ValueError if it is no such file.
+
+    The values are as runner.run takes them, each flag understood as on the command line, earlier names included.
+    """
+    found = flags.FlagValues()
+    define(experiments, found, former)
+    try:
+        arguments = found([str(path), f"--flagfile={path}"])
+    except flags.Error as error:
+        raise ValueError(f"{path}: {' '.join(str(error).removeprefix('ERROR:: ').split())}") from error
+    if len(arguments) > 1:
+        raise ValueError(f"{path}: {arguments[1]!r} belongs to no flag")
+    name = dict(former).get(found.experiment, found.experiment)
+    options = {field: found[field].value for field in experiments[name].fields if found[field].value is not None}
+    margins = {margin: found[margin].value for margin in MARGINS if found[margin].value is not None}
+    return name, options, found.max_seeds, margins
+
+
 def defaults(name, experiments):
     """`default: 64`, or by experiment where they differ."""
     found = {}

@@ -26,9 +26,9 @@ from harness.memo import Memo, model_content
 from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
 from reporting import figures as plots
-from reporting import files
+from reporting import files, verdict_file
 from reporting.progress import Progress
-from reporting.report import write_report, write_results
+from reporting.report import machine, versions_used, write_report, write_results
 from reporting.run_folder import ForeignCheckpoint, Run
 from training import data as training_data
 
@@ -118,8 +118,13 @@ def run(
             threads = crew.workers.threads if workers.threads else None
             flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins, threads)
             rows = write_results(folder, results, flags, experiment.modernize)
-            verdict = conclude(experiment, results, folder, chances, failed)
-            verdict = replace(verdict, test=f"{verdict.test} {taken}".strip())
+            verdict = conclude(experiment, results, folder, chances, failed, taken)
+            ids = list(results.table["config_id"])
+            verdict_file.write(
+                folder, claim=experiment.claim, verdict=verdict, script=script, experiment=name, seeds=seeds,
+                configs=len(ids), chances=[chances[identity] for identity in ids], failed=failed, taken=taken,
+                versions=versions_used(folder, ids), machine=machine(), seconds=results.table["seconds"].sum(),
+            )  # fmt: skip
             if verdict.outcome != "undecided" or number + 1 == len(plan):
                 break
             say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
@@ -372,20 +377,30 @@ def compute(experiment, config, data, run):
         run.close()
 
 
-def conclude(experiment, results, folder, chances, failed):
-    """The Verdict on the results; ReportError where the experiment's own code fails at it."""
-    said = f"all results are in {folder / 'results.csv'}"
+def conclude(experiment, results, folder, chances, failed, taken):
+    """`judge_results`; ReportError where the experiment's own code fails at it."""
     try:
-        verdict = experiment.judge(results)
+        return judge_results(experiment, results, chances, failed, taken)
     except Exception as error:  # whatever the judge of a claim runs into: the results must not be lost behind it
+        said = f"all results are in {folder / 'results.csv'}"
         raise ReportError(f"no verdict could be made ({type(error).__name__}: {error}); {said}") from error
+
+
+def judge_results(experiment, results, chances, failed, taken=""):
+    """The Verdict of an experiment's judge, with what holds for every experiment: configs that diverged or failed,
+    networks at chance, defaults from a stored file.
+
+    chances: {config id: chance_of its training set}.  failed: {config id: why}.  taken: `stored.describe`.
+    """
+    verdict = experiment.judge(results)
     diverged = int(results.table["diverged_epoch"].notna().sum()) if "diverged_epoch" in results.table else 0
     if diverged:
         verdict = replace(verdict, reason=f"{verdict.reason} {diverged} of {len(results.table)} configs diverged.")
     if failed:
         total = len(results.table) + len(failed)
         verdict = replace(verdict, reason=f"{verdict.reason} {len(failed)} of {total} configs failed.")
-    return replace(verdict, reason=f"{verdict.reason}{warn_at_chance(results.table, chances)}")
+    warning = warn_at_chance(results.table, chances)
+    return replace(verdict, reason=f"{verdict.reason}{warning}", test=f"{verdict.test} {taken}".strip())
 
 
 def draw(experiment, results, verdict, folder):

@@ -83,3 +83,14 @@ class Looks:
         trials[self.key] = {**known, "looks": trial.entries}
         files.write_json(self.path, {"trials": trials})
         return look
+
+    def taken(self, number):
+        """The judging.looks.Look that was taken at the plan's set of seeds with this number, out of the file alone.
+
+        Raises ValueError where the file has no such look.
+        """
+        known = self._read().get(self.key, {"looks": {}})
+        text = self._text(self.plan[number])
+        if known["looks"].get(text, {"judged": None})["judged"] is None:
+            raise ValueError(f"{self.path} has no look at this grid with {text}")
+        return Trial(known["looks"]).take(text, [len(seeds) for seeds in self.plan])

@@ -161,9 +161,20 @@ def decide(results, findings, test: str, *, notes: str = "", opening: str = "") 
         test,
         family=describe_family(results.look, findings) + describe_replicates(results),
         groups=tuple((finding.label, one) for finding, one in zip(findings, outcomes)),
+        measured=tuple(finding.text for finding in findings),
+        deciding=deciding_group(findings, outcome, outcomes, refuted),
         seeds_needed=needed,
         advice=describe_need(results, findings, needed) if outcome == "undecided" else "",
     )
+
+
+def deciding_group(findings, outcome, outcomes, refuted):
+    """Which group a verdict hangs on: the most clearly refuted one; the least clearly supported one, as all are needed;
+    of undecided ones that which is furthest from support.
+    """
+    if outcome == "refuted":
+        return min(refuted, key=lambda i: min(statement.p_value for statement in refuted[i]))
+    return max((i for i, one in enumerate(outcomes) if one == outcome), key=lambda i: findings[i].support_p)
 
 
 def describe(finding, outcome, refuting):

@@ -18,8 +18,9 @@ class Verdict:
 
     outcome: supported, refuted or undecided.  reason: the numbers it rests on.  test: the rule, or the proof, that
     decides.  family: what the error budget was shared out over.  groups: ((label, outcome), ..) of the single groups.
-    seeds_needed: how many seeds would decide an undecided one, None where none would or where that is not known.
-    advice: the same in words.
+    measured: what was measured in each of them, with intervals.  deciding: which of them the verdict hangs on, None
+    where there are none.  seeds_needed: how many seeds would decide an undecided one, None where none would or where
+    that is not known.  advice: the same in words.
     """
 
     outcome: str
@@ -27,6 +28,8 @@ class Verdict:
     test: str
     family: str = ""
     groups: tuple = ()
+    measured: tuple = ()
+    deciding: int | None = None
     seeds_needed: int | None = None
     advice: str = ""
 

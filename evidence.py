@@ -1,0 +1,61 @@
+"""Are the numbers of README and docs those of kept runs, and do today's rules still say the same of these?
+
+    python evidence.py                                      check everything: no training, no data
+    python evidence.py --add=results/ntk/drift              keep a run: evidence/ntk/drift/default
+    python evidence.py --add=results/ntk/drift --name=wide  keep another one beside it: evidence/ntk/drift/wide
+    python evidence.py --write                              write the pages anew from docs/templates and evidence
+    python evidence.py --accept                             keep today's verdicts in place of earlier ones: after a
+                                                            rule was changed, with the change told in docs/verdicts.md
+
+docs/evidence.md says how a template quotes a run.
+"""
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+import experiments  # noqa: F401 - imports TensorFlow quietly
+from harness import command_line
+from harness import evidence as kept_runs
+from reporting.pages import PageError
+
+FLAGS = flags.FLAGS
+
+
+def main(_):
+    root = Path(FLAGS.root)
+    place = root / kept_runs.PLACE
+    try:
+        if FLAGS.add:
+            run = kept_runs.add(FLAGS.add, place, FLAGS.name)
+            print(f"{place / run.name}: {run.verdict.outcome}, {len(run.results)} configs")
+            return
+        problems, runs = kept_runs.check(root)
+        if FLAGS.accept:
+            for name, run in runs.items():
+                changed = kept_runs.differences(run.kept, run.verdict)
+                print(*(f"{name}: {line}" for line in changed), sep="\n", end="\n" if changed else "")
+                if changed:
+                    kept_runs.accept(place / name, run)
+            return
+        if FLAGS.write:
+            for page in kept_runs.write_pages(root, runs):
+                print(f"{page.relative_to(root)} was written anew")
+            problems, runs = kept_runs.check(root)
+    except (ValueError, PageError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    for problem in problems:
+        print(problem)
+    if problems:
+        sys.exit(f"error: {len(problems)} things in README, docs and evidence do not follow from the kept runs")
+    print(f"{len(runs)} kept runs are judged as before, and every page follows from its template and them.")
+
+
+if __name__ == "__main__":
+    where = {"module_name": command_line.RUN}
+    flags.DEFINE_string("add", None, "run folder to keep", **where)
+    flags.DEFINE_string("name", "default", "what the run that is kept is called (default: default)", **where)
+    flags.DEFINE_bool("write", False, "write the pages anew (default: false)", **where)
+    flags.DEFINE_bool("accept", False, "keep the verdicts by today's rules (default: false)", **where)
+    flags.DEFINE_string("root", str(Path(__file__).parent), "the project's folder (default: this script's)", **where)
+    app.run(main)

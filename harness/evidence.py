@@ -1,0 +1,277 @@
+"""Evidence: runs that README and docs quote, as small text files, and judged again by today's rules whenever asked.
+
+    evidence/<script>/<experiment>/<name>/flags.cfg      the flags that repeat the run, without its folders
+                                          results.csv    the rows that were judged, every number in full
+                                          looks.json     the trial's looks: each has its share of the error
+                                          verdict.json   the verdict, versions, cost; see reporting/verdict_file.py
+
+A kept run is sound if its files are those that were kept, its flags are understood today and name its rows, its
+columns are known, and its rows are judged today as they were when it was kept, word for word.
+"""
+import dataclasses
+import importlib
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+
+from harness import command_line, runner, trial
+from harness import grid as grids
+from judging.results import Results
+from judging.verdict import Verdict
+from judging.wording import field_text, is_missing
+from reporting import files, pages, verdict_file
+
+PLACE = "evidence"
+FILES = ("flags.cfg", "results.csv", trial.FILE, verdict_file.NAME)
+NAME = re.compile(r"[\w.-]+")
+PRIVATE = ("out_dir", "data_dir")  # flags that say where things lay on somebody's machine
+WORDS = 12  # of a text that differs, so many are shown
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run out of evidence/, judged again.
+
+    name: `ntk/drift/default`.  entries: of verdict.json.  kept: the verdict in it.  verdict: by today's rules.
+    experiment: harness.experiment.Experiment.  results: judging.results.Results.  trial: its key in looks.json.
+    """
+
+    name: str
+    entries: dict
+    kept: Verdict
+    verdict: Verdict
+    experiment: object
+    results: Results
+    trial: str
+
+
+def folders(place):
+    """{name: folder} of all kept runs, ordered by name; a folder that has only some of a run's files is one, too."""
+    paths = [path for name in FILES for path in Path(place).rglob(name)]
+    return dict(sorted((path.parent.relative_to(place).as_posix(), path.parent) for path in paths))
+
+
+def check(root):
+    """(problems, runs): one line for each thing in README, docs and evidence/ of a project that does not follow.
+
+    A line names the page and the run.  runs: {name: KeptRun} of those that are sound but for their verdict.
+    """
+    root, runs, problems = Path(root), {}, []
+    templates = pages.templates(root)
+    quotes = {page: pages.quoted(template) for page, template in templates.items()}
+    for name, folder in folders(root / PLACE).items():
+        titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if name in names]
+        where = f"{', '.join(titles) or 'quoted by no page'}: {name}"
+        try:
+            runs[name] = load(folder, name)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+        else:
+            problems += [f"{where}: {line}" for line in differences(runs[name].kept, runs[name].verdict)]
+    lost = folders(root / PLACE).keys() - runs.keys()
+    for page, template in templates.items():
+        if not quotes[page] & lost:  # what is wrong there has been said
+            try:
+                problems += pages.stale(page, made(root, page, template, runs), page.relative_to(root).as_posix())
+            except pages.PageError as error:
+                problems.append(str(error))
+    return problems, runs
+
+
+def made(root, page, template, runs):
+    """The lines that a page should have."""
+    return pages.make(template, runs, template.relative_to(root).as_posix())
+
+
+def write_pages(root, runs):
+    """Write all pages anew; returns those that changed.  Raises pages.PageError before the first of them is written."""
+    root = Path(root)
+    texts = {page: pages.text(made(root, page, one, runs)) for page, one in pages.templates(root).items()}
+    changed = [page for page, text in texts.items() if not page.exists() or page.read_text() != text]
+    for page in changed:
+        _write(page, texts[page])
+    return changed
+
+
+def load(folder, name):
+    """The KeptRun of a folder in evidence/; ValueError, in one line, if it is not sound but for its verdict."""
+    folder = Path(folder)
+    for file in FILES:
+        if not (folder / file).exists():
+            raise ValueError(f"{file} is missing")
+    entries = verdict_file.read(folder)
+    if name.split("/")[:-1] != [entries["script"].removeprefix("run_"), entries["experiment"]]:
+        raise ValueError(f"its verdict is on {entries['experiment']} of {entries['script']}: it lies in a wrong folder")
+    return _judge_again(folder, name, entries)
+
+
+def _judge_again(folder, name, entries):
+    script = _script(entries["script"])
+    experiment_name, options, max_seeds, margins = command_line.read_flagfile(
+        folder / "flags.cfg", script.EXPERIMENTS, getattr(script, "FORMER", ())
+    )
+    if experiment_name != entries["experiment"]:
+        raise ValueError(f"flags.cfg asks for {experiment_name}, the verdict is on {entries['experiment']}")
+    experiment = script.EXPERIMENTS[experiment_name]
+    margins = trial.check_margins(experiment, margins)
+    plan = trial.plan_seeds(grids.axes(experiment, options)["seed"], max_seeds or None)
+    if entries["seeds"] not in plan:
+        raise ValueError(f"flags.cfg asks for other seeds than those that were judged, {entries['seeds']}")
+    configs, grid = grids.expand(experiment, {**options, "seed": entries["seeds"]})
+    table = read_table(folder / "results.csv", experiment, configs, entries["failed"])
+    axes = grids.identifying_axes(experiment.config, grid)
+    looks = trial.Looks(folder, axes, plan, margins)
+    look = looks.taken(plan.index(entries["seeds"]))
+    results = experiment.results(table, look=look, margins=margins)
+    chances = dict(zip(table["config_id"], map(tuple, entries["chances"]), strict=True))
+    verdict = runner.judge_results(experiment, results, chances, entries["failed"], entries["taken"])
+    kept = verdict_file.as_verdict(entries["verdict"])
+    return KeptRun(name, entries, kept, verdict, experiment, results, looks.key)
+
+
+def _script(name):
+    """The module of an entry script, which has its EXPERIMENTS."""
+    if not re.fullmatch(r"run_\w+", name):
+        raise ValueError(f"{name!r} is no script's name")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no script {name}.py") from error
+
+
+def read_table(path, experiment, configs, failed=()):
+    """The table of a run's Results out of its results.csv: fields as its flags have them, measures to the last bit.
+
+    configs: those that its flags ask for.  failed: the ids of those without a result.
+    Raises ValueError where ids, fields or columns are not those of the configs and of the experiment.
+    """
+    by_id = {runner.config_id(experiment, config): config for config in configs}
+    read = {"float_precision": "round_trip", "keep_default_na": False, "na_values": [""], "low_memory": False}
+    columns = list(pd.read_csv(path, nrows=0))
+    modern = experiment.modernize({name: name for name in columns})
+    others = {*experiment.fields, "config_id", "seconds"}
+    measures = {now: before for now, before in modern.items() if now not in others}
+    experiment.check_measures({name: 0 for name in measures})
+    texts = pd.read_csv(path, dtype=str, keep_default_na=False)
+    numbers = pd.read_csv(path, usecols=[*measures.values(), "seconds"], **read).astype(object)
+    _check_ids(list(texts["config_id"]), by_id.keys() - set(failed))
+    rows = []
+    for identity, text, number in zip(texts["config_id"], texts.to_dict("records"), numbers.to_dict("records")):
+        fields = grids.flat(by_id[identity])
+        for name, value in fields.items():
+            if name in modern and not _says(text[modern[name]], value):
+                said = text[modern[name]]
+                raise ValueError(f"results.csv has {name} {said!r} where flags and ids say {field_text(value)!r}")
+        found = {name: number[before] for name, before in measures.items()}
+        rows.append({"config_id": identity, **fields, **found, "seconds": number["seconds"]})
+    return pd.DataFrame(rows)
+
+
+def _check_ids(ids, asked):
+    """Are the rows those of the configs that are asked for, each once?"""
+    if len(set(ids)) < len(ids):
+        raise ValueError("results.csv has a config twice")
+    for odd in sorted(set(ids) ^ asked):
+        where = "in results.csv" if odd in ids else "among the configs that flags.cfg asks for"
+        raise ValueError(f"{odd} is only {where}: today's flags do not say what was run")
+
+
+def _says(text, value):
+    """Is it what pandas writes into a CSV for the value of a field?"""
+    if is_missing(value):
+        return text == ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return text != "" and float(text) == value
+    return text == str(value)
+
+
+# -- what is not as it was
+
+
+def differences(kept, today):
+    """[one line for each part of a Verdict that is not, word for word, what it was when it was kept]."""
+    lines = []
+    for part in ("outcome", "groups", "reason", "test", "family", "advice"):
+        before, now = getattr(kept, part), getattr(today, part)
+        if before != now:
+            lines.append(f"by today's rules its {part} is {_around(now, before)}, kept is {_around(before, now)}")
+    return lines
+
+
+def _around(value, other):
+    """A text from just before the first word in which it differs from another."""
+    words, others = (str(text).split() for text in (value, other))
+    start = next((i for i, pair in enumerate(zip(words, others)) if pair[0] != pair[1]), min(len(words), len(others)))
+    first = max(0, start - 3)
+    shown = " ".join(words[first : first + WORDS])
+    return f'"{"... " * (first > 0)}{shown}{" ..." * (first + WORDS < len(words))}"'
+
+
+# -- keeping
+
+
+def add(run_folder, place, name="default"):
+    """Copy what is needed of a run folder to `place`/<script>/<experiment>/<name>; returns the KeptRun.
+
+    Of results.csv the rows that were judged, of flags.cfg all but folders of this machine, of looks.json the trial's
+    own looks. Raises ValueError, and leaves nothing behind, where the run would not be sound evidence.
+    """
+    run_folder = Path(run_folder)
+    if not run_folder.is_dir():
+        raise ValueError(f"there is no run folder {run_folder}")
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a name has letters, digits, and . _ -, got {name!r}")
+    try:
+        entries = verdict_file.read(run_folder)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{run_folder} has no {verdict_file.NAME}: give the run's command again (it computes nothing twice)"
+        ) from error
+    target = Path(place) / entries["script"].removeprefix("run_") / entries["experiment"] / name
+    if target.exists():
+        raise ValueError(f"{target} exists: take another --name, or remove it first")
+    try:
+        target.mkdir(parents=True)
+        _copy(run_folder, target, entries)
+        run = load(target, target.relative_to(place).as_posix())
+        changed = differences(run.kept, run.verdict)
+        if changed:
+            raise ValueError(f"{run_folder}: {changed[0]}; give its command again, which judges it by today's rules")
+        _keep_own_looks(target, run)
+    except BaseException:
+        shutil.rmtree(target)
+        raise
+    return run
+
+
+def _copy(run_folder, target, entries):
+    lines = (run_folder / "flags.cfg").read_text().splitlines()
+    lines = [line for line in lines if line.split("=")[0].lstrip("-") not in PRIVATE]
+    if any(line.startswith("--model=") and ".keras" in line for line in lines):
+        raise ValueError(f"{run_folder} is of a .keras file, without which nobody can judge it again")
+    _write(target / "flags.cfg", "\n".join(lines) + "\n")
+    rows = (run_folder / "results.csv").read_text().splitlines(keepends=True)
+    _write(target / "results.csv", "".join(rows[: 1 + entries["configs"]]))  # no cell has a line's end
+    files.write_json(target / trial.FILE, files.read_json(run_folder / trial.FILE))
+    verdict_file.write_content(target, entries)
+
+
+def _write(path, text):
+    with files.atomic(path) as stream:
+        stream.write(text)
+
+
+def _keep_own_looks(target, run):
+    """Leave the looks at other trials of the run folder out: their grids may name files of a machine."""
+    trials = files.read_json(target / trial.FILE)["trials"]
+    files.write_json(target / trial.FILE, {"trials": {run.trial: trials[run.trial]}})
+
+
+def accept(folder, run):
+    """Keep the verdict by today's rules in place of the one that was kept."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    verdict_file.write_content(folder, {**run.entries, "verdict": dataclasses.asdict(run.verdict), "date": date})

@@ -1,0 +1,220 @@
+"""Pages whose numbers come from kept runs: docs/templates/<path> has the sentences, and makes <path>.
+
+In a template `{{run: what}}` stands for a number or a word of a kept run, and a line `{{use run}}` says which run is
+meant where none is named. With `ntk/drift/default` for the run:
+
+    {{ntk/drift/default: verdict}}              undecided;  `bold verdict` sets a decided one in bold
+    {{outcome of mlp, depth 1}}                 the outcome of one group, by its label
+    {{number 2 of mlp, depth 1}}                the second number with an interval in what was measured of the group
+    {{number 1 in reason}}                      of the verdict's whole reason
+    {{measured of mlp, depth 1}}                all of it;  without `of` it is the group that the verdict hangs on
+    {{mean test/accuracy, width=32}}            mean over seeds, with its 95 % t-interval, of the rows where width is 32
+    {{percent test/accuracy, width=32}}         the same in percent
+    {{span seconds, width=32}}                  smallest and largest value: `1.2 to 3.4`
+    {{seeds}} {{configs}} {{duration}} {{date}} {{versions}}
+    {{table}}                                   the report's table of means
+
+`, digits=2` behind a column sets the number of significant digits, of a percentage that of decimals.
+"""
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.statistics import t_interval
+from judging.decision import format_seconds
+from judging.wording import field_text
+from reporting import tables
+
+TEMPLATES = Path("docs") / "templates"
+PLACE = re.compile(r"\{\{(.*?)\}\}")
+RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+):\s*(.*)")
+NUMBER = re.compile(r"[+-]?\d[\d.e+-]* \[[^\]]*\]")
+NOTE = "<!-- Made by `make pages` from {} and evidence/: edit the template. -->"
+
+
+class PageError(ValueError):
+    """A template asks for what there is not; one line that says where."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a page, and the names of the runs that its numbers come from."""
+
+    text: str
+    runs: tuple = ()
+
+
+def templates(root):
+    """{page: template} of a project, both as paths."""
+    root = Path(root)
+    found = sorted((root / TEMPLATES).rglob("*.md"))
+    return {root / path.relative_to(root / TEMPLATES): path for path in found}
+
+
+def quoted(template):
+    """The names of the runs that a template quotes."""
+    names, used = set(), None
+    for place in PLACE.findall(Path(template).read_text()):
+        if place.startswith("use "):
+            used = place.removeprefix("use ").strip()
+        else:
+            match = RUN.fullmatch(place.strip())
+            names.add(match[1] if match else used)
+    return names - {None}
+
+
+def make(template, runs, title=None):
+    """[Line] of the page that a template makes; runs: {name: harness.evidence.KeptRun}.  Raises PageError.
+
+    title: what the page's first line calls the template.
+    """
+    made, used = [Line(NOTE.format(title or template))], None
+    for number, line in enumerate(Path(template).read_text().splitlines(), 1):
+        if line.startswith("{{use ") and line.endswith("}}"):
+            used = line[len("{{use ") : -2].strip()
+            continue
+        names = []
+
+        def fill(match, names=names, used=used):
+            found = RUN.fullmatch(match[1].strip())
+            name, what = found.groups() if found else (used, match[1].strip())
+            names.append(name)
+            return value(_known(runs, name), what)
+
+        try:
+            text = PLACE.sub(fill, line)
+        except PageError as error:
+            raise PageError(f"{title or template}, line {number}: {error}") from error
+        made += [Line(part, tuple(dict.fromkeys(names))) for part in text.split("\n")]
+    return made
+
+
+def text(lines):
+    return "\n".join(line.text for line in lines) + "\n"
+
+
+def stale(page, lines, title):
+    """[one line for each line of a page that is not what its template and the kept runs make]."""
+    if not page.exists():
+        return [f"{title}: is missing"]
+    there, problems = page.read_text().splitlines(), []
+    matcher = difflib.SequenceMatcher(None, there, [line.text for line in lines], autojunk=False)
+    for kind, low, high, first, last in matcher.get_opcodes():
+        if kind != "equal":
+            made = lines[first:last]
+            names = ", ".join(dict.fromkeys(name for line in made for name in line.runs)) or "no run: a sentence"
+            before, now = ("\n".join(part) for part in (there[low:high], [line.text for line in made]))
+            problems.append(f"{title}, line {low + 1} ({names}): {_apart(before, now)}")
+    return problems
+
+
+def _apart(before, now):
+    """`has "0.7 [0" where evidence and template make "0.8 [0"`: the words around the first difference."""
+    same = next((i for i, pair in enumerate(zip(before, now)) if pair[0] != pair[1]), min(len(before), len(now)))
+    start = max(0, same - 20)
+    cut = (" ".join(part[start : same + 30].split()) for part in (before, now))
+    return 'has "{}" where template and evidence make "{}"'.format(*cut)
+
+
+# -- what a placeholder stands for
+
+
+def value(run, what):
+    """The text that a placeholder stands for; PageError if the run has no such thing."""
+    word, _, rest = what.partition(" ")
+    if word in SIMPLE and not rest:
+        return SIMPLE[word](run)
+    if what == "bold verdict":
+        outcome = run.verdict.outcome
+        return outcome if outcome == "undecided" else f"**{outcome}**"
+    if word in ("mean", "percent", "span") and rest:
+        return _of_column(run, word, rest)
+    start, _, label = what.partition(" of ")
+    kind, _, index = start.partition(" ")
+    if what.endswith(" in reason"):
+        return _number(run, run.verdict.reason, what.removesuffix(" in reason"))
+    group = _group(run, label) if kind in ("outcome", "measured", "number") else None
+    if kind == "number":
+        return _number(run, run.verdict.measured[group], start)
+    if group is not None and not index:
+        return run.verdict.groups[group][1] if kind == "outcome" else run.verdict.measured[group]
+    known = f"{', '.join(SIMPLE)}, bold verdict, outcome, measured, number N, mean, percent, span"
+    raise PageError(f"{what!r} means nothing: there are {known}")
+
+
+SIMPLE = {
+    "verdict": lambda run: run.verdict.outcome,
+    "reason": lambda run: run.verdict.reason,
+    "seeds": lambda run: str(run.results.table["seed"].nunique()),
+    "configs": lambda run: str(len(run.results)),
+    "duration": lambda run: format_seconds(run.entries["seconds"]),
+    "date": lambda run: run.entries["date"][:10],
+    "versions": lambda run: run.entries["versions"],
+    "table": lambda run: tables.markdown(tables.summary(run.results, run.experiment.headings)),
+}
+
+
+def _known(runs, name):
+    if name in runs:
+        return runs[name]
+    if name is None:
+        raise PageError("no run is named, and no line {{use run}} stands above")
+    near = difflib.get_close_matches(name, runs, 1)
+    raise PageError(f"evidence has no run {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+
+
+def _group(run, label):
+    """The index of a group by its label; of the one that the verdict hangs on where no label is given."""
+    if not run.verdict.groups:
+        raise PageError(f"{run.name} was not judged group by group")
+    labels = [known for known, _ in run.verdict.groups]
+    if label and label not in labels:
+        raise PageError(f"{run.name} has no group {label!r}, it has {'; '.join(labels)}")
+    return labels.index(label) if label else run.verdict.deciding
+
+
+def _number(run, said, what):
+    """The number with an interval that `number 2` asks for out of a text."""
+    numbers, (kind, _, index) = NUMBER.findall(said), what.partition(" ")
+    if kind != "number" or not index.isdigit() or not 1 <= int(index) <= len(numbers):
+        raise PageError(f"{run.name} has {len(numbers)} numbers with an interval there, asked for was {what!r}")
+    return numbers[int(index) - 1]
+
+
+def _of_column(run, kind, rest):
+    """`mean`, `percent` or `span` of a column over the rows that the conditions leave."""
+    column, *conditions = (part.strip() for part in rest.split(", "))
+    rows, digits = run.results.table, None
+    if column not in rows:
+        near = difflib.get_close_matches(column, rows, 1)
+        raise PageError(f"{run.name} has no column {column}" + (f" (did you mean {near[0]}?)" if near else ""))
+    for condition in conditions:
+        name, sign, wanted = condition.partition("=")
+        if name == "digits" and wanted.isdigit():
+            digits = int(wanted)
+            continue
+        if not sign or name not in rows:
+            raise PageError(f"{condition!r} is no condition on a column of {run.name}")
+        rows = rows[[field_text(cell) == wanted for cell in rows[name]]]
+    if not len(rows):
+        raise PageError(f"{run.name} has no row where {', '.join(conditions)}")
+    values = rows[column].dropna().astype(float)
+    if kind == "span":
+        ends = [_digits(end, digits or 3) for end in (values.min(), values.max())]
+        return " to ".join(dict.fromkeys(ends))
+    if rows["seed"].duplicated().any():
+        raise PageError(f"{run.name} has several configs of a seed where {', '.join(conditions) or 'nothing is asked'}")
+    if not len(values):
+        return "-"
+    found = t_interval(values)
+    parts = (found.mean, found.low, found.high) if len(values) > 1 else (found.mean,)
+    if kind == "percent":
+        mean, *ends = (f"{100 * part:.{1 if digits is None else digits}f}" for part in parts)
+    else:
+        mean, *ends = (_digits(part, digits or 3) for part in parts)
+    return mean + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def _digits(number, digits):
+    return f"{number:.{digits}g}"
