@@ -10,11 +10,13 @@ meant where none is named. With `ntk/drift/default` for the run:
     {{measured of mlp, depth 1}}                all of it;  without `of` it is the group that the verdict hangs on
     {{mean test/accuracy, width=32}}            mean over seeds, with its 95 % t-interval, of the rows where width is 32
     {{percent test/accuracy, width=32}}         the same in percent
-    {{span seconds, width=32}}                  smallest and largest value: `1.2 to 3.4`
+    {{smallest hessian/largest}}                of all rows, or of those where conditions hold;  `largest` likewise
     {{seeds}} {{configs}} {{duration}} {{date}} {{versions}}
+    {{level}}                                   of the intervals in reason and measured: `95.5 %`
     {{table}}                                   the report's table of means
 
-`, digits=2` behind a column sets the number of significant digits, of a percentage that of decimals.
+Behind a column and its conditions `, decimals=2` and `, digits=2` set how many decimals or significant digits a number
+has; else a percentage has one decimal, and all others have three significant digits.
 """
 import difflib
 import re
@@ -128,7 +130,7 @@ def value(run, what):
     if what == "bold verdict":
         outcome = run.verdict.outcome
         return outcome if outcome == "undecided" else f"**{outcome}**"
-    if word in ("mean", "percent", "span") and rest:
+    if word in OF_COLUMN and rest:
         return _of_column(run, word, rest)
     start, _, label = what.partition(" of ")
     kind, _, index = start.partition(" ")
@@ -139,15 +141,18 @@ def value(run, what):
         return _number(run, run.verdict.measured[group], start)
     if group is not None and not index:
         return run.verdict.groups[group][1] if kind == "outcome" else run.verdict.measured[group]
-    known = f"{', '.join(SIMPLE)}, bold verdict, outcome, measured, number N, mean, percent, span"
+    known = f"{', '.join((*SIMPLE, *OF_COLUMN))}, bold verdict, outcome, measured, number N"
     raise PageError(f"{what!r} means nothing: there are {known}")
 
 
+STYLES = {"decimals": "f", "digits": "g"}
+OF_COLUMN = ("mean", "percent", "smallest", "largest")
 SIMPLE = {
     "verdict": lambda run: run.verdict.outcome,
     "reason": lambda run: run.verdict.reason,
     "seeds": lambda run: str(run.results.table["seed"].nunique()),
     "configs": lambda run: str(len(run.results)),
+    "level": lambda run: f"{100 * run.results.confidence:.4g} %",
     "duration": lambda run: format_seconds(run.entries["seconds"]),
     "date": lambda run: run.entries["date"][:10],
     "versions": lambda run: run.entries["versions"],
@@ -183,38 +188,27 @@ def _number(run, said, what):
 
 
 def _of_column(run, kind, rest):
-    """`mean`, `percent` or `span` of a column over the rows that the conditions leave."""
+    """`mean`, `percent`, `smallest` or `largest` of a column over the rows that the conditions leave."""
     column, *conditions = (part.strip() for part in rest.split(", "))
-    rows, digits = run.results.table, None
+    rows = run.results.table
     if column not in rows:
         near = difflib.get_close_matches(column, rows, 1)
         raise PageError(f"{run.name} has no column {column}" + (f" (did you mean {near[0]}?)" if near else ""))
+    style = ".1f" if kind == "percent" else ".3g"
     for condition in conditions:
         name, sign, wanted = condition.partition("=")
-        if name == "digits" and wanted.isdigit():
-            digits = int(wanted)
-            continue
-        if not sign or name not in rows:
+        if name in STYLES and wanted.isdigit():
+            style = f".{wanted}{STYLES[name]}"
+        elif not sign or name not in rows:
             raise PageError(f"{condition!r} is no condition on a column of {run.name}")
-        rows = rows[[field_text(cell) == wanted for cell in rows[name]]]
-    if not len(rows):
-        raise PageError(f"{run.name} has no row where {', '.join(conditions)}")
-    values = rows[column].dropna().astype(float)
-    if kind == "span":
-        ends = [_digits(end, digits or 3) for end in (values.min(), values.max())]
-        return " to ".join(dict.fromkeys(ends))
+        else:
+            rows = rows[[field_text(cell) == wanted for cell in rows[name]]]
+    values = rows[column].dropna().astype(float) * (100 if kind == "percent" else 1)
+    if not len(values):
+        raise PageError(f"{run.name} has no {column} where {', '.join(conditions) or 'nothing is asked'}")
+    if kind in ("smallest", "largest"):
+        return f"{values.min() if kind == 'smallest' else values.max():{style}}"
     if rows["seed"].duplicated().any():
         raise PageError(f"{run.name} has several configs of a seed where {', '.join(conditions) or 'nothing is asked'}")
-    if not len(values):
-        return "-"
     found = t_interval(values)
-    parts = (found.mean, found.low, found.high) if len(values) > 1 else (found.mean,)
-    if kind == "percent":
-        mean, *ends = (f"{100 * part:.{1 if digits is None else digits}f}" for part in parts)
-    else:
-        mean, *ends = (_digits(part, digits or 3) for part in parts)
-    return mean + (f" [{', '.join(ends)}]" if ends else "")
-
-
-def _digits(number, digits):
-    return f"{number:.{digits}g}"
+    return f"{found.mean:{style}}" + (f" [{found.low:{style}}, {found.high:{style}}]" if len(values) > 1 else "")
