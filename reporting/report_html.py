@@ -2,13 +2,15 @@
 import base64
 from html import escape
 
-STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5a6675; --paper: #fff; --shade: #f2f4f7; --line: #cfd6df;
   --edge: #0005;  --supported: #00614a; --refuted: #a8320a; --undecided: #4d5663; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e8ee; --soft: #a4afbd; --paper: #15191f; --shade: #1f252e; --line: #3b4553; --edge: #000c;
     --supported: #5fd3b0; --refuted: #ff9b73; --undecided: #b9c2ce; }
 }
+"""
+STYLE = COLOURS + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 system-ui, "Segoe UI", Roboto,
 sans-serif; } main { max-width: 84rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; } h1 { font-size: 1.6rem; line-height:
