@@ -5,6 +5,7 @@ No experiment is imported, and nothing is judged again: a docket says what the f
 import base64
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ RESULTS = "results.csv"
 REPORT = "report.html"
 THUMBNAIL = (240, 180)  # pixels at most: twice what is shown, for screens with fine pixels
 THUMBNAILS = 4  # of one run
-THUMBNAIL_BYTES = 3_000_000  # of all runs, as text in the page: of each run the first one goes before any second
+LEAST = 500  # characters that a thumbnail has at least
 PRIVATE = ("out_dir", "data_dir", "experiment")  # flags that say where a run lies, and not what it is
 NO_VERDICT = "none"
 
@@ -231,15 +232,19 @@ def describe_seconds(seconds):
 # -- thumbnails
 
 
-def thumbnails(runs):
-    """{run folder: [(figure's file name, data URL)]}: at most so many a run, and so many bytes in all."""
-    found, left = {run.folder: [] for run in runs}, THUMBNAIL_BYTES
-    for number in range(THUMBNAILS):
-        for run in runs:
-            if number < len(run.figures) and left > 0:
-                url = thumbnail(run.folder / "figures" / run.figures[number])
-                left -= len(url or "")
-                if url and left >= 0:
+def thumbnails(runs, budget):
+    """{run folder: [(figure's file name, data URL)]}: a few of each run, and at most `budget` characters in all.
+
+    Of each run the first figure goes before any second one.
+    """
+    found = {run.folder: [] for run in runs}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and encoding hold no lock
+        for number in range(THUMBNAILS):
+            having = [run for run in runs if number < len(run.figures)][: max(0, budget // LEAST)]
+            urls = pool.map(thumbnail, [run.folder / "figures" / run.figures[number] for run in having])
+            for run, url in zip(having, urls):
+                budget -= len(url or "")
+                if url and budget >= 0:
                     found[run.folder].append((run.figures[number], url))
     return found
 

@@ -14,6 +14,8 @@ from reporting.docket import NO_VERDICT, describe_seconds, thumbnails
 from reporting.report_html import COLOURS
 
 SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "?", NO_VERDICT: "–"}  # beside colour and word
+SIZE = 4_800_000  # bytes of the page, if its texts leave that
+LINKS = 1_500  # of them for the links and names around a run's thumbnails
 COLUMNS = (  # heading, what a cell is sorted by
     ("Verdict", "text"), ("Claim", "text"), ("What it hangs on", None), ("Data", "text"), ("Network", "text"),
     ("Seeds", "number"), ("Cost", "number"), ("Date", "text"), ("Figures", None),
@@ -35,11 +37,16 @@ def plural(number, word):
 def page(runs, place, compare=False):
     """docket.html as text; place: the folder that it will lie in, which its links start from.
 
-    compare: also two runs of the same claim side by side.
+    compare: also two runs of the same claim side by side.  Thumbnails have the room that texts leave of SIZE.
     """
+    texts = render(runs, place, compare, {run.folder: [] for run in runs})
+    return render(runs, place, compare, thumbnails(runs, SIZE - len(texts.encode()) - LINKS * len(runs)))
+
+
+def render(runs, place, compare, small):
+    """The page's text; small: {run folder: its thumbnails}."""
     style = COLOURS + Path(__file__).with_name("docket.css").read_text()
     script = Path(__file__).with_name("docket.js").read_text()
-    small = thumbnails(runs)
     rows = "\n".join(row(number, run, place, small[run.folder]) for number, run in enumerate(runs))
     allowed = f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'"
     return f"""<!DOCTYPE html>
@@ -156,7 +163,7 @@ def row(number, run, place, small):
 
 def picture(path, url, place):
     """A thumbnail, which opens the figure."""
-    return f'<a href="{link(path, place)}"><img src="{url}" alt="{escape(path.stem.replace("_", " "))}"></a>'
+    return f'<a href="{link(path, place)}"><img decoding="async" src="{url}" alt="{escape(path.stem.replace("_", " "))}"></a>'
 
 
 def details(run):
