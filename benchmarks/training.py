@@ -6,7 +6,8 @@
 Images of 32x32x3 a second, in batches of 128, on the CPU. Each method trains the same network in a process of its own,
 and the first epoch of each, which traces and compiles, does not count. Then the methods take turns, an epoch each in
 every round, so that whatever else the machine does meets them alike: the ratios are medians over rounds of the ratio
-within a round. On a machine that others use as well only they mean something.
+within a round. On a machine that others use as well only they mean something, and steadier ones come from
+--threads=1 --clock=processor: images in a second of the process' own processor time, with nothing to wait for.
 
     fit       this project's loop and layers
     keras     keras.Model.fit with its defaults, on the same network made of Keras' own layers
@@ -45,8 +46,8 @@ METHODS = ("fit", "keras", *PYTORCH)
 # --- a process for each method: it says how many parameters it trains, then one line in, one epoch, one line out
 
 
-def serve(method, case, answers):
-    network, attack_steps, steps = CASES[case]
+def serve(method, case, steps, answers):
+    network, attack_steps, _ = CASES[case]
     rng = np.random.default_rng(0)
     x = rng.standard_normal((steps * BATCH, *SHAPE), dtype=np.float32)
     y = np.eye(CLASSES, dtype=np.float32)[rng.integers(CLASSES, size=len(x))]
@@ -67,10 +68,15 @@ class Turns:
     def wait(self):
         if not sys.stdin.readline():
             sys.exit(0)
-        self.started = time.perf_counter()
+        self.started = clocks()
 
     def done(self, ended):
-        print(json.dumps({"rate": self.images / (ended - self.started)}), file=self.answers, flush=True)
+        rates = {clock: self.images / (ended[clock] - self.started[clock]) for clock in ended}
+        print(json.dumps(rates), file=self.answers, flush=True)
+
+
+def clocks():
+    return {"wall": time.perf_counter(), "processor": time.process_time()}
 
 
 def serve_keras(method, network, attack_steps, x, y, turns):
@@ -92,7 +98,7 @@ def serve_keras(method, network, attack_steps, x, y, turns):
                 turns.wait()
 
         def on_train_batch_end(self, batch, logs=None):
-            self.ended = time.perf_counter()
+            self.ended = clocks()
 
         def on_epoch_end(self, epoch, logs=None):
             if epoch:
@@ -180,7 +186,7 @@ def serve_pytorch(method, network, attack_steps, x, y, turns):
     while True:
         turns.wait()
         epoch()
-        turns.done(time.perf_counter())
+        turns.done(clocks())
 
 
 def pytorch_mlp(network):
@@ -229,12 +235,14 @@ def pytorch_resnet(width):
 class Process:
     """One method at one case; raises RuntimeError where it ends or hangs."""
 
-    def __init__(self, method, case, python, seconds):
+    def __init__(self, method, case, python, steps, threads, seconds):
         self.method, self.seconds = method, seconds
+        names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+        chosen = {name: str(threads) for name in names} if threads else {}
         self.process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), f"--serve={method}", f"--cases={case}"],
+            [python, str(Path(__file__).resolve()), f"--serve={method}", "--cases", case, "--steps", str(steps)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+            env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **chosen},
         )  # fmt: skip
         # A full pipe would stop the process: what it has to say goes to a thread's list.
         self.said = []
@@ -252,26 +260,28 @@ class Process:
     def epoch(self):
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
-        return self.answer()["rate"]
+        return self.answer()
 
     def close(self):
         self.process.kill()
         self.process.wait()
 
 
-def measure(case, methods, rounds, pythons, seconds):
+def measure(case, methods, pythons, arguments):
     """{method: [images a second of each round]}"""
+    steps = arguments.steps or CASES[case][2]
     processes, rates, parameters = {}, {method: [] for method in methods}, {}
     try:
         for method in methods:  # one after the other: compilation would slow down the others' warm-up
-            processes[method] = Process(method, case, pythons[method], seconds)
+            python = pythons[method]
+            processes[method] = Process(method, case, python, steps, arguments.threads, arguments.seconds)
             parameters[method] = processes[method].answer()["parameters"]
         if len(set(parameters.values())) > 1:
             raise RuntimeError(f"the networks differ: trainable parameters {parameters}")
-        for number in range(rounds):
+        for number in range(arguments.rounds):
             start = number % len(methods)  # whoever comes after another's epoch is not always the same
             for method in (*methods[start:], *methods[:start]):
-                rates[method].append(processes[method].epoch())
+                rates[method].append(processes[method].epoch()[arguments.clock])
     finally:
         for process in processes.values():
             process.close()
@@ -289,26 +299,34 @@ def main():
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--methods", nargs="*", choices=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--pytorch_python", help="python of the environment that make_pytorch_env.sh made")
+    parser.add_argument("--steps", type=int, help="SGD steps in an epoch; by default as many as take some seconds")
+    parser.add_argument("--threads", type=int, help="of each process; by default what TensorFlow and PyTorch choose")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="what a second is of")
     parser.add_argument("--seconds", type=float, default=600, help="that an epoch, or a warm-up, may take")
     parser.add_argument("--serve", choices=METHODS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # libraries may print
-        serve(arguments.serve, arguments.cases[0], answers)
+        serve(arguments.serve, arguments.cases[0], arguments.steps, answers)
         return
-    if arguments.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
+    for name in ("rounds", "steps", "threads"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     methods = arguments.methods or ["fit", "keras", *(PYTORCH[:2] if arguments.pytorch_python else ())]
     if set(methods) & set(PYTORCH) and not arguments.pytorch_python:
         parser.error("PyTorch needs --pytorch_python: see benchmarks/make_pytorch_env.sh")
     pythons = {method: arguments.pytorch_python if method in PYTORCH else sys.executable for method in methods}
     first, others = methods[0], methods[1:]
-    print(f"Images a second, median [least, most] of {arguments.rounds} rounds; ratios are those within a round.\n")
+    print(
+        f"Images in a second of {'the wall clock' if arguments.clock == 'wall' else 'processor time'}, "
+        f"{arguments.threads or 'all'} threads: median [least, most] of {arguments.rounds} rounds; "
+        "ratios are those within a round.\n"
+    )
     print("| case | " + " | ".join([*methods, *(f"{first} / {other}" for other in others)]) + " |")
     print("| --- " * (1 + len(methods) + len(others)) + "|")
     for case in arguments.cases:
-        rates = measure(case, methods, arguments.rounds, pythons, arguments.seconds)
+        rates = measure(case, methods, pythons, arguments)
         cells = [spread(rates[method], 0) for method in methods]
         cells += [spread(np.divide(rates[first], rates[other]), 2) for other in others]
         print("| " + " | ".join([case, *cells]) + " |", flush=True)
