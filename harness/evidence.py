@@ -20,6 +20,7 @@ import pandas as pd
 
 from harness import command_line, runner, trial
 from harness import grid as grids
+from harness.experiment import ProtocolError
 from judging.results import Results
 from judging.verdict import Verdict
 from judging.wording import field_text, is_missing
@@ -155,7 +156,10 @@ def read_table(path, experiment, configs, failed=()):
     modern = experiment.modernize({name: name for name in columns})
     others = {*experiment.fields, "config_id", "seconds"}
     measures = {now: before for now, before in modern.items() if now not in others}
-    experiment.check_measures({name: 0 for name in measures})
+    try:
+        experiment.check_measures({name: 0 for name in measures})
+    except ProtocolError as error:
+        raise ValueError(f"results.csv has a column that its experiment does not have today ({error})") from error
     texts = pd.read_csv(path, dtype=str, keep_default_na=False)
     numbers = pd.read_csv(path, usecols=[*measures.values(), "seconds"], **read).astype(object)
     _check_ids(list(texts["config_id"]), by_id.keys() - set(failed))

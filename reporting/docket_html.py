@@ -163,7 +163,8 @@ def row(number, run, place, small):
 
 def picture(path, url, place):
     """A thumbnail, which opens the figure."""
-    return f'<a href="{link(path, place)}"><img decoding="async" src="{url}" alt="{escape(path.stem.replace("_", " "))}"></a>'
+    name = escape(path.stem.replace("_", " "))
+    return f'<a href="{link(path, place)}"><img decoding="async" src="{url}" alt="{name}"></a>'
 
 
 def details(run):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import grid, runner
+from harness import evidence, grid, runner
 from judging.verdict import Verdict
 
 ROOT = Path(grid.__file__).parents[1]
@@ -99,6 +99,18 @@ def seconds_axes(experiment):
     axes["train_size"] = [first, first + 10]
     axes["dataset"] = ["digits", "gaussian"]
     return axes
+
+
+@every_experiment
+def test_results_are_judged_from_their_csv_word_for_word(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    given = options(experiment, seed=[0, 1, 2, 3], **seconds_axes(experiment))
+    configs, _ = grid.expand(experiment, given)
+    results = made_up(experiment, given)
+    results.table.to_csv(tmp_path / "results.csv", index=False)
+    table = evidence.read_table(tmp_path / "results.csv", experiment, configs)
+    pd.testing.assert_frame_equal(table, results.table, check_exact=True)
+    assert experiment.judge(dataclasses.replace(results, table=table)) == experiment.judge(results)
 
 
 @every_experiment

@@ -1,4 +1,5 @@
 """harness/runner.py: nothing is computed twice, lost or trusted unseen; bad input is one line."""
+import dataclasses
 import errno
 import gc
 import json
@@ -20,6 +21,7 @@ from analysis.ntk import empirical_ntk
 from harness import command_line, grid, runner
 from harness.experiment import ProtocolError
 from judging.results import Results
+from reporting import verdict_file
 from reporting.run_folder import Run
 from tests.fake_experiment import Config, Fake
 from tests.reporting.test_run_folder import DAMAGES, damage
@@ -456,3 +458,32 @@ def test_no_graph_of_a_config_outlives_it(tmp_path):
     after = graphs()
     run(Fake(trains), tmp_path, {"width": [7, 8, 9, 10, 11], "depth": 1})
     assert before == after == graphs()
+
+
+# -- the verdict for programs
+
+
+def test_the_verdict_is_kept_whole_and_belongs_to_its_results(tmp_path):
+    fake = Fake(seed=[0, 1])
+    report = run(fake, tmp_path)
+    kept = verdict_file.read(report.folder)
+    assert verdict_file.as_verdict(kept["verdict"]) == report.verdict
+    assert (kept["script"], kept["experiment"], kept["claim"]) == ("run_fake", "fake", "Every factor is one.")
+    assert (kept["seeds"], kept["configs"], kept["failed"], kept["taken"]) == ([0, 1], 2, {}, "")
+    assert kept["seconds"] == pytest.approx(report.results.table["seconds"].sum()) and len(kept["chances"]) == 2
+    assert kept["versions"].startswith("tensorflow ") and "cores" in kept["machine"]
+
+
+def test_a_verdict_of_earlier_results_is_not_taken_for_todays(tmp_path):
+    """The judge failed at more seeds: results.csv is new then, and verdict.json is not."""
+    fake = Fake()
+    report = run(fake, tmp_path, {"seed": [0, 1]})
+
+    def fail(results):
+        raise ZeroDivisionError
+
+    fake.experiment = dataclasses.replace(fake.experiment, judge=fail)
+    with pytest.raises(runner.ReportError):
+        run(fake, tmp_path, {"seed": [0, 1, 2]})
+    with pytest.raises(ValueError, match="is not what verdict.json was made of"):
+        verdict_file.read(report.folder)

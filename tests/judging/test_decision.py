@@ -179,6 +179,18 @@ def test_one_refuted_group_refutes_and_support_needs_all():
     assert str(nothing) == "UNDECIDED: Nothing was measured that could be judged. A note."
 
 
+def test_a_verdict_names_the_group_that_it_hangs_on_and_what_was_measured_in_each():
+    sure, good, open_ = (finding(supports=[made(p)], text=f"p is {p}") for p in (1e-6, 0.001, 0.3))
+    bad, worse = (finding(refutes=[made(0.2), made(p)], text=f"p is {p}") for p in (0.001, 1e-6))
+    for findings, outcome, deciding in (
+        ([sure, good, sure], "supported", 1), ([sure, bad, worse, open_], "refuted", 2), ([sure, open_], "undecided", 1),
+        ([finding(), open_], "undecided", 0),
+    ):  # fmt: skip
+        verdict = decide(results(), findings, "rule")
+        assert (verdict.outcome, verdict.deciding) == (outcome, deciding)
+        assert verdict.measured == tuple(one.text for one in findings)
+
+
 @pytest.mark.parametrize("others", [1, 5])
 def test_a_group_without_statements_is_never_supported(others):
     silent, good = finding(label="silent", text="one width"), finding(supports=[made(1e-6)])

@@ -1,0 +1,42 @@
+"""evidence.py: this project's own pages follow from the runs that it keeps; the script ends in one line."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import evidence
+from reporting import pages
+
+ROOT = Path(evidence.__file__).parents[1]
+
+
+def test_every_number_and_verdict_of_this_project_follows():
+    """If it does not: `python evidence.py` says what; --write makes the pages, --accept keeps today's verdicts."""
+    problems, runs = evidence.check(ROOT)
+    assert problems == []
+    assert {name for template in pages.templates(ROOT).values() for name in pages.quoted(template)} <= set(runs)
+
+
+def test_evidence_is_small_text():
+    kept = [path for path in (ROOT / evidence.PLACE).rglob("*") if path.is_file()]
+    assert kept and all(path.name in evidence.FILES for path in kept)
+    assert sum(path.stat().st_size for path in kept) < 5e6
+
+
+@pytest.mark.slow
+def test_the_script_says_what_it_found(tmp_path):
+    def script(*arguments):
+        command = [sys.executable, ROOT / "evidence.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    said = script()
+    assert said.returncode == 0 and said.stdout.endswith("every page follows from its template and them.\n")
+    template = tmp_path / "docs" / "templates" / "page.md"
+    template.parent.mkdir(parents=True)
+    template.write_text("nothing")
+    said = script(f"--root={tmp_path}")
+    assert said.returncode == 1 and said.stdout == "page.md: is missing\n" and len(said.stderr.splitlines()) == 1
+    assert script(f"--root={tmp_path}", "--write").returncode == 0 and (tmp_path / "page.md").exists()
+    said = script(f"--root={tmp_path}", f"--add={tmp_path / 'none'}")
+    assert said.stderr == f"error: there is no run folder {tmp_path / 'none'}\n" and said.returncode == 1
