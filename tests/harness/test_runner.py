@@ -485,5 +485,5 @@ def test_a_verdict_of_earlier_results_is_not_taken_for_todays(tmp_path):
     fake.experiment = dataclasses.replace(fake.experiment, judge=fail)
     with pytest.raises(runner.ReportError):
         run(fake, tmp_path, {"seed": [0, 1, 2]})
-    with pytest.raises(ValueError, match="is not what verdict.json was made of"):
+    with pytest.raises(ValueError, match=r"is not what verdict\.json was made of"):
         verdict_file.read(report.folder)
