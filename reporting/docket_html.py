@@ -115,7 +115,7 @@ def filters(runs):
 <fieldset><legend>Verdict</legend>{boxes}</fieldset>
 {choice("Script", "script", sorted({run.script for run in runs}))}
 {choice("Data set", "dataset", sorted(datasets))}
-<label>Text <input type="search" name="text" placeholder="claim, network, .."></label>
+<label>Text <input type="search" name="text" placeholder="words"></label>
 <button type="reset" class="reset">Show all</button>
 <output aria-live="polite">{plural(len(runs), "run")}</output>
 </form>"""

@@ -183,10 +183,11 @@ def test_a_verdict_names_the_group_that_it_hangs_on_and_what_was_measured_in_eac
     sure, good, open_ = (finding(supports=[made(p)], text=f"p is {p}") for p in (1e-6, 0.001, 0.3))
     bad, worse = (finding(refutes=[made(0.2), made(p)], text=f"p is {p}") for p in (0.001, 1e-6))
     for findings, outcome, deciding in (
-        ([sure, good, sure], "supported", 1), ([sure, bad, worse, open_], "refuted", 2),
+        ([sure, good, sure], "supported", 1),
+        ([sure, bad, worse, open_], "refuted", 2),
         ([sure, open_], "undecided", 1),
         ([finding(), open_], "undecided", 0),
-    ):  # fmt: skip
+    ):
         verdict = decide(results(), findings, "rule")
         assert (verdict.outcome, verdict.deciding) == (outcome, deciding)
         assert verdict.measured == tuple(one.text for one in findings)
