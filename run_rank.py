@@ -1,7 +1,8 @@
 """Does the rank of a network's operators explain its generalization or its robustness?
 
 Goldblum et al. 2020, "Truth or Backpropaganda", section 5: networks pushed to low and to high rank, naturally and
-adversarially trained, and the spectra of convolutions as the linear operators that they are.
+adversarially trained, and the spectra of convolutions as the linear operators that they are. And, after Papyan et al.
+2020: do the last layer's features collapse to rank (classes - 1)?
 
     python run_rank.py --model=resnet --width=8 --dataset=cifar10 --train_size=2000
 """
@@ -15,6 +16,7 @@ EXPERIMENTS = load_experiments(
     "experiments.rank",
     "robustness",
     "spectra",
+    "collapse",
 )
 
 

@@ -39,6 +39,18 @@ def spectra(fall):
     return fill
 
 
+def collapse(nc1, nc3):
+    """The terminal phase's changes of NC1 to NC3; nc1, nc3: (effect) -> true fall of log10, in units of 0.1."""
+    def fill(draw, table, effect):
+        fall = {"nc1": nc1(effect), "nc3": nc3(effect), "nc2_norms": evident(effect), "nc2_angles": evident(effect)}
+        return {
+            "end/nc1": 1.0, "end/nc4": 0.0, "fitted/test_accuracy": 0.9, "test/accuracy": 0.9,
+            **{f"change/{name}": 10 ** (-0.1 * value + draw(0, 0.1)) for name, value in fall.items()},
+        }  # fmt: skip
+
+    return fill
+
+
 def as_it_is(effect):
     return effect
 
@@ -51,7 +63,8 @@ def harm(effect):
     return -evident(effect)
 
 
-MARGIN = 1  # of both experiments, in those units
+MARGIN = 1  # of robustness and spectra, in those units
+FACTOR = 10 * np.log10(1.1)  # that of collapse, in its own
 EDITS = {"train_epsilon": 0.0}
 SCENARIOS = [
     Scenario("robustness", "RankMin gains robust accuracy, and no clean accuracy", "supported",
@@ -68,4 +81,8 @@ SCENARIOS = [
              spectra(as_it_is), {"model": "mlp", "train_epsilon": 0.0, "edit": "none"}),
     Scenario("spectra", "training lowers the rank by just the margin", "refuted",
              spectra(lambda e: MARGIN - e), {"model": "mlp", "train_epsilon": 0.0, "edit": "none"}),
+    Scenario("collapse", "the classifier stays as far from the class means as it is", "supported",
+             collapse(evident, as_it_is), {"model": "mlp"}),
+    Scenario("collapse", "the spread within classes falls by just the margin", "refuted",
+             collapse(lambda e: FACTOR - e, evident), {"model": "mlp"}),
 ]  # fmt: skip
