@@ -4,7 +4,7 @@ Goldblum et al. 2020, "Truth or Backpropaganda", section 3: norm-bias, which dra
 against weight decay, which draws them to 0, on the same seeds; and test accuracy over the whole range of norms. Zhang
 et al. 2017, "Understanding deep learning requires rethinking generalization": do networks generalize because they
 cannot fit random labels, what can they represent, and does the norm of an interpolating solution tell how well it
-generalizes?
+generalizes? And, after Belkin et al. 2019: does the test loss descend a second time as networks widen?
 
     python run_norm.py --model=resnet --width=8 --train_size=300
 """
@@ -21,6 +21,7 @@ EXPERIMENTS = load_experiments(
     "randomization",
     "expressivity",
     "minimum_norm",
+    "double_descent",
 )
 
 

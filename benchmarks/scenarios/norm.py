@@ -103,10 +103,27 @@ def harm(effect):
     return -evident(effect)
 
 
+def double_descent(rise, descent):
+    """Three widths, at a quarter, one and eight times the threshold.
+
+    rise, descent: (effect) -> log10 of the loss at the threshold over that before and that beyond it, in units of 0.1.
+    """
+    def fill(draw, table, effect):
+        loss = np.select([table["width"] < 200, table["width"] > 200], [-rise(effect), -descent(effect)], 0.0)
+        return {
+            "capacity": table["width"] / 200,
+            "test/loss": 10 ** (0.1 * loss + draw(table["width"] != 200, 0.1 * PAIRED)),
+        }
+
+    return fill
+
+
 REGULARIZERS = {"norm_target": 1000.0}
 LABELS = {"depth": 1, "label_noise": [0.0, 1.0], "pixel_noise": "none"}
 KERNELS = {"label_noise": 0.0}
 PEARSON = 2 * np.sin(np.pi / 6 * 0.3)  # of normal values with a rank correlation of 0.3, the margin
+WIDTHS = {"width": [50, 200, 1600], "label_noise": 0.2}
+FACTOR = 10 * np.log10(1.1)  # the margin of double_descent, in its own units
 SLOPE = PEARSON / np.sqrt(1 - PEARSON**2)
 SCENARIOS = [
     Scenario("norm_bias", "weight decay gains nothing over none, and much over norm-bias", "supported",
@@ -147,4 +164,10 @@ SCENARIOS = [
              minimum_norm(lambda e: e), KERNELS, axis="train_size"),
     Scenario("minimum_norm", "norm and error have just the margin's correlation", "refuted",
              minimum_norm(lambda e: SLOPE - e), KERNELS, axis="train_size"),
+    Scenario("double_descent", "a rise towards the threshold and no descent beyond", "supported",
+             double_descent(evident, lambda e: e), WIDTHS, axis="test_size"),
+    Scenario("double_descent", "a descent from a threshold that is no peak", "supported",
+             double_descent(lambda e: e, evident), WIDTHS, axis="test_size"),
+    Scenario("double_descent", "the second descent is just the margin", "refuted",
+             double_descent(evident, lambda e: FACTOR - e), WIDTHS, axis="test_size"),
 ]  # fmt: skip

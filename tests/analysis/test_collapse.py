@@ -34,7 +34,7 @@ def test_each_measure_sees_what_it_is_named_for():
     noise = 0.1 * rng.standard_normal((len(labels), 12))
     assert neural_collapse(means[labels] + noise, labels, kernel, bias).nc1 > 1e-3
     turned = neural_collapse(means[labels], labels, kernel[:, ::-1], bias[::-1])  # each class has another's weights
-    assert turned.nc1 < 1e-14 and turned.nc3 > 0.5 and turned.nc4 == pytest.approx(0.8)  # the middle class keeps its own
+    assert turned.nc1 < 1e-14 and turned.nc3 > 0.5 and turned.nc4 == pytest.approx(0.8)  # but the middle one
     longer = means + 1.0 * centred * (np.arange(CLASSES) == 0)[:, None]
     assert neural_collapse(longer[labels], labels, kernel, bias).nc2_norms > 0.1
     closer = means + 0.5 * (centred[1] - centred[0]) * (np.arange(CLASSES) == 0)[:, None]
@@ -53,8 +53,8 @@ def test_nc1_is_the_trace_with_the_full_matrices():
 
 
 def test_random_features_have_the_known_values():
-    """Isotropic Gaussian features of many dimensions: NC1 = (C - 1) m / p (1 - 1/m) of m examples a class; the means are
-    a simplex up to 1 / sqrt(p); an independent classifier is orthogonal to them, so NC3 = 2."""
+    """Isotropic Gaussian features of many dimensions p: their class means are a simplex up to 1 / sqrt(p), and an
+    independent classifier is orthogonal to them, so that NC3 = 2."""
     rng = np.random.default_rng(3)
     size, each = 20_000, 6
     labels = np.repeat(np.arange(CLASSES), each)
