@@ -132,6 +132,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
     unfinished or finished stage of the same run is taken up from its checkpoint.  stage: its name, when a config
     trains more than once.  callbacks: further Keras callbacks.  probe: called as probe(model, epoch) after each epoch;
     the {name: array} that it may return is kept in History.probes, and with the checkpoint.
+    until: until(model) -> bool, asked after each epoch: ends the training early where it holds (see `loss_reached`).
     """
     if run:
         run.begin(stage)
@@ -163,6 +164,14 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
                     callbacks=[keeper, *callbacks],
                 )
     return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
+
+
+def loss_reached(data, loss, target):
+    """A stopping rule for fit's `until`: does the loss on the whole training set, in inference mode, reach `target`?
+
+    Networks that are stopped by it are compared at an equal training loss, whatever the number of epochs.
+    """
+    return lambda model: evaluate(model, data.x_train, data.y_train, loss)[0] <= target
 
 
 def compile_model(model, config, *, steps):
