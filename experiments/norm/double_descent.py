@@ -34,7 +34,6 @@ GRID = {
     "label_noise": [0.0, 0.2],
     "seed": [0, 1, 2],
 }
-SGD = TrainingConfig(loss="squared", epochs=1000, learning_rate=0.02, batch_size=50)
 PENALTIES = np.logspace(-8, 4, 49)  # of ridge regression, times the mean squared length of a feature vector
 NEAR = 1.25  # a width whose capacity is within this factor of the threshold stands for it
 BEFORE = 0.25  # the peak is compared with this share of the threshold's capacity, within a factor of 2
@@ -56,15 +55,11 @@ TABLE = ("capacity", "train/loss", "test/loss", "test/accuracy", "ridge/test/los
 class Config:
     network: NetworkConfig = NetworkConfig(depth=1, width=200, dtype="float64")
     data: DataConfig = DataConfig(train_size=200, label_noise=0.2)
-    training: TrainingConfig = SGD
+    training: TrainingConfig = TrainingConfig(loss="squared", epochs=1000, learning_rate=0.02, batch_size=50)
     train: bool = field(
         default=False, metadata={"help": "train all layers by SGD; if not, the last one is solved exactly"}
     )
     seed: int = seed_field("weights of the first layers")
-
-    def __post_init__(self):
-        if not self.train:  # no setting of SGD decides an exact solution: equal configs are computed once
-            object.__setattr__(self, "training", SGD)
 
     def validate(self):
         if self.training.loss != "squared":

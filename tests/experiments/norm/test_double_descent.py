@@ -4,13 +4,13 @@ import pytest
 
 import run_norm
 from analysis.evaluation import score
-from experiments.norm.double_descent import EXPERIMENT, SGD, Config, solve_last_layer
+from experiments.norm.double_descent import EXPERIMENT, Config, solve_last_layer
 from harness.grid import flat
 from harness.runner import InvalidInput
 from models import NetworkConfig
 from tests.experiments.local_minima.made_by_hand import judged
 from training.data import DataConfig, load
-from training.fit import TrainingConfig, build_network
+from training.fit import build_network
 
 NOISE = 0.01 * np.array([1, -2, 3, 0, -1, 2])  # of log10 of a loss, over seeds
 
@@ -68,11 +68,6 @@ def test_the_last_layer_is_the_pseudo_inverse(width):
     assert found["capacity"] == width / 30 and found["rank"] <= min(width, 30)
     assert (found["train/loss"] < 1e-16) == (width > 30)  # exact beyond the threshold, and not before it
     assert found["ridge/train/loss"] > found["train/loss"] and found["ridge/test/loss"] < found["test/loss"]
-
-
-def test_settings_of_sgd_make_no_second_exact_solution():
-    assert Config(training=TrainingConfig(loss="squared", epochs=3)).training == SGD
-    assert Config(training=TrainingConfig(loss="squared", epochs=3), train=True).training.epochs == 3
 
 
 @pytest.fixture(scope="module")
