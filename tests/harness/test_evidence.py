@@ -242,14 +242,26 @@ def test_another_verdict_is_noticed_and_can_be_accepted(project, monkeypatch):
 
     monkeypatch.setattr(Gain, "judge", never)
     script_of(monkeypatch, Gain())
-    problems, runs = evidence.check(project)
+    problems, _ = evidence.check(project)
     assert len(problems) == 2 and any('its outcome is "undecided", kept is "supported"' in p for p in problems)
-    evidence.accept(project / "evidence" / NAME, runs[NAME])
+    assert any("its outcome is" in line for line in evidence.accept(project / "evidence" / NAME, NAME))
     assert 'has "It is **supported**." where template and evidence make "It is undecided."' in only(
         evidence.check(project)[0]
     )
-    evidence.write_pages(project, runs)
+    evidence.write_pages(project, evidence.check(project)[1])
     assert evidence.check(project)[0] == []
+    assert evidence.accept(project / "evidence" / NAME, NAME) == []
+
+
+def test_another_margin_is_a_further_look(project, monkeypatch):
+    fake = types.SimpleNamespace(experiment=dataclasses.replace(Gain().experiment, margins={"margin": (0.2, "gain")}))
+    script_of(monkeypatch, fake)
+    folder = project / "evidence" / NAME
+    assert any("its family is" in line for line in evidence.accept(folder, NAME))
+    kept = evidence.load(folder, NAME)
+    assert "look 2 (not planned at the start) having 5 %" in kept.kept.family and kept.kept == kept.verdict
+    assert kept.results.look.share == pytest.approx(0.05)
+    assert run(Gain(), project / "results", margins={"margin": 0.2}).results.look.share == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("before, after, line", [
