@@ -149,6 +149,34 @@ def test_every_look_keeps_its_share(project, place, given, max_seeds, look, shar
     assert kept.verdict == report.verdict and kept.results.look.share == pytest.approx(share)
 
 
+class Patient(Gain):
+    """Decides nothing before it has six seeds; one config of seed 1 diverged, and that of seed 2 cannot be computed."""
+
+    def judge(self, results):
+        verdict = super().judge(results.measured("extra/gain"))
+        seeds = results.table["seed"].nunique()
+        return verdict if seeds > 4 else dataclasses.replace(verdict, outcome="undecided")
+
+    def measure(self, config, data, run):
+        if (config.seed, config.factor) == (2, 2.0):
+            raise ArithmeticError("no result")
+        found = super().measure(config, data, run)
+        if (config.seed, config.factor) == (1, 1.0):
+            return {"diverged_epoch": 1, "final/loss": found["final/loss"]}
+        return found
+
+
+def test_a_run_of_several_looks_with_diverged_and_failed_configs_is_judged_again(project, monkeypatch):
+    fake = Patient()
+    script_of(monkeypatch, fake)
+    report = run(fake, project / "others", max_seeds=6)
+    assert len(report.results) == 11 and len(report.failed) == 1 and report.results.look.number == 3
+    kept = evidence.add(report.folder, project / "evidence", "patient")
+    assert kept.verdict == report.verdict and kept.results.look == report.results.look
+    assert "1 of 11 configs diverged. 1 of 12 configs failed." in kept.verdict.reason
+    pd.testing.assert_frame_equal(kept.results.table, report.results.table, check_exact=True)
+
+
 # -- what no longer follows
 
 
