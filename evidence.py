@@ -30,14 +30,12 @@ def main(_):
             run = kept_runs.add(FLAGS.add, place, FLAGS.name)
             print(f"{place / run.name}: {run.verdict.outcome}, {len(run.results)} configs")
             return
-        problems, runs = kept_runs.check(root)
         if FLAGS.accept:
-            for name, run in runs.items():
-                changed = kept_runs.differences(run.kept, run.verdict)
-                print(*(f"{name}: {line}" for line in changed), sep="\n", end="\n" if changed else "")
-                if changed:
-                    kept_runs.accept(place / name, run)
+            for name, folder in kept_runs.folders(place).items():
+                for line in kept_runs.accept(folder, name):
+                    print(f"{name}: {line}")
             return
+        problems, runs = kept_runs.check(root)
         if FLAGS.write:
             for page in kept_runs.write_pages(root, runs):
                 print(f"{page.relative_to(root)} was written anew")
@@ -47,7 +45,7 @@ def main(_):
     for problem in problems:
         print(problem)
     if problems:
-        sys.exit(f"error: {len(problems)} things in README, docs and evidence do not follow from the kept runs")
+        sys.exit(f"error: README, docs and verdicts do not follow from the kept runs, in places: {len(problems)}")
     print(f"{len(runs)} kept runs are judged as before, and every page follows from its template and them.")
 
 

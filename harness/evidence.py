@@ -10,6 +10,7 @@ columns are known, and its rows are judged today as they were when it was kept, 
 """
 import dataclasses
 import importlib
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def check(root):
         try:
             runs[name] = load(folder, name)
         except ValueError as error:
-            problems.append(f"{where}: {error}")
+            problems.append(f"{where}: {error}".replace(f"{folder}{os.sep}", ""))
         else:
             problems += [f"{where}: {line}" for line in differences(runs[name].kept, runs[name].verdict)]
     lost = folders(root / PLACE).keys() - runs.keys()
@@ -98,8 +99,11 @@ def write_pages(root, runs):
     return changed
 
 
-def load(folder, name):
-    """The KeptRun of a folder in evidence/; ValueError, in one line, if it is not sound but for its verdict."""
+def load(folder, name, take=False):
+    """The KeptRun of a folder in evidence/; ValueError, in one line, if it is not sound but for its verdict.
+
+    take: take a further look at the trial, with its share of the error budget, where other margins hold today.
+    """
     folder = Path(folder)
     for file in FILES:
         if not (folder / file).exists():
@@ -107,10 +111,10 @@ def load(folder, name):
     entries = verdict_file.read(folder)
     if name.split("/")[:-1] != [entries["script"].removeprefix("run_"), entries["experiment"]]:
         raise ValueError(f"its verdict is on {entries['experiment']} of {entries['script']}: it lies in a wrong folder")
-    return _judge_again(folder, name, entries)
+    return _judge_again(folder, name, entries, take)
 
 
-def _judge_again(folder, name, entries):
+def _judge_again(folder, name, entries, take):
     script = _script(entries["script"])
     experiment_name, options, max_seeds, margins = command_line.read_flagfile(
         folder / "flags.cfg", script.EXPERIMENTS, getattr(script, "FORMER", ())
@@ -126,7 +130,7 @@ def _judge_again(folder, name, entries):
     table = read_table(folder / "results.csv", experiment, configs, entries["failed"])
     axes = grids.identifying_axes(experiment.config, grid)
     looks = trial.Looks(folder, axes, plan, margins)
-    look = looks.taken(plan.index(entries["seeds"]))
+    look = (looks.take if take else looks.taken)(plan.index(entries["seeds"]))
     results = experiment.results(table, look=look, margins=margins)
     chances = dict(zip(table["config_id"], map(tuple, entries["chances"]), strict=True))
     verdict = runner.judge_results(experiment, results, chances, entries["failed"], entries["taken"])
@@ -275,7 +279,14 @@ def _keep_own_looks(target, run):
     files.write_json(target / trial.FILE, {"trials": {run.trial: trials[run.trial]}})
 
 
-def accept(folder, run):
-    """Keep the verdict by today's rules in place of the one that was kept."""
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    verdict_file.write_content(folder, {**run.entries, "verdict": dataclasses.asdict(run.verdict), "date": date})
+def accept(folder, name):
+    """Keep the verdict by today's rules in place of the one that was kept; returns what has changed, a line each.
+
+    Another margin than before makes this a further look at the trial, as it does in a run folder.
+    """
+    run = load(folder, name, take=True)
+    changed = differences(run.kept, run.verdict)
+    if changed:
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        verdict_file.write_content(folder, {**run.entries, "verdict": dataclasses.asdict(run.verdict), "date": date})
+    return changed

@@ -149,6 +149,34 @@ def test_every_look_keeps_its_share(project, place, given, max_seeds, look, shar
     assert kept.verdict == report.verdict and kept.results.look.share == pytest.approx(share)
 
 
+class Patient(Gain):
+    """Decides nothing before it has six seeds; one config of seed 1 diverged, and that of seed 2 cannot be computed."""
+
+    def judge(self, results):
+        verdict = super().judge(results.measured("extra/gain"))
+        seeds = results.table["seed"].nunique()
+        return verdict if seeds > 4 else dataclasses.replace(verdict, outcome="undecided")
+
+    def measure(self, config, data, run):
+        if (config.seed, config.factor) == (2, 2.0):
+            raise ArithmeticError("no result")
+        found = super().measure(config, data, run)
+        if (config.seed, config.factor) == (1, 1.0):
+            return {"diverged_epoch": 1, "final/loss": found["final/loss"]}
+        return found
+
+
+def test_a_run_of_several_looks_with_diverged_and_failed_configs_is_judged_again(project, monkeypatch):
+    fake = Patient()
+    script_of(monkeypatch, fake)
+    report = run(fake, project / "others", max_seeds=6)
+    assert len(report.results) == 11 and len(report.failed) == 1 and report.results.look.number == 3
+    kept = evidence.add(report.folder, project / "evidence", "patient")
+    assert kept.verdict == report.verdict and kept.results.look == report.results.look
+    assert "1 of 11 configs diverged. 1 of 12 configs failed." in kept.verdict.reason
+    pd.testing.assert_frame_equal(kept.results.table, report.results.table, check_exact=True)
+
+
 # -- what no longer follows
 
 
@@ -242,14 +270,26 @@ def test_another_verdict_is_noticed_and_can_be_accepted(project, monkeypatch):
 
     monkeypatch.setattr(Gain, "judge", never)
     script_of(monkeypatch, Gain())
-    problems, runs = evidence.check(project)
+    problems, _ = evidence.check(project)
     assert len(problems) == 2 and any('its outcome is "undecided", kept is "supported"' in p for p in problems)
-    evidence.accept(project / "evidence" / NAME, runs[NAME])
+    assert any("its outcome is" in line for line in evidence.accept(project / "evidence" / NAME, NAME))
     assert 'has "It is **supported**." where template and evidence make "It is undecided."' in only(
         evidence.check(project)[0]
     )
-    evidence.write_pages(project, runs)
+    evidence.write_pages(project, evidence.check(project)[1])
     assert evidence.check(project)[0] == []
+    assert evidence.accept(project / "evidence" / NAME, NAME) == []
+
+
+def test_another_margin_is_a_further_look(project, monkeypatch):
+    fake = types.SimpleNamespace(experiment=dataclasses.replace(Gain().experiment, margins={"margin": (0.2, "gain")}))
+    script_of(monkeypatch, fake)
+    folder = project / "evidence" / NAME
+    assert any("its family is" in line for line in evidence.accept(folder, NAME))
+    kept = evidence.load(folder, NAME)
+    assert "look 2 (not planned at the start) having 5 %" in kept.kept.family and kept.kept == kept.verdict
+    assert kept.results.look.share == pytest.approx(0.05)
+    assert run(Gain(), project / "results", margins={"margin": 0.2}).results.look.share == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("before, after, line", [
