@@ -18,19 +18,22 @@ def dtype_of(model):
 
 def predict(model, x, *, batch_size=1024):
     """Logits [n, k] of a Keras model in inference mode, as a NumPy array of the model's dtype."""
-    forward = _forward(model)
     dtype = dtype_of(model)
+    forward = _forward(model, np.shape(x)[1:], dtype)
     blocks = [forward(tf.constant(x[i : i + batch_size], dtype)) for i in range(0, len(x), batch_size)]
     return np.concatenate([block.numpy() for block in blocks])
 
 
-def _forward(model):
-    """One graph per model, kept with it: tracing anew would cost more than a small network's whole evaluation."""
-    return keep_on(
-        model,
-        "_inference_graph",
-        lambda: tf.function(lambda block: model(block, training=False), reduce_retracing=True),
-    )
+def _forward(model, shape, dtype):
+    """One graph per model, kept with it: tracing anew would cost more than a small network's whole evaluation.
+
+    It takes any number of inputs, so that no result depends on what the model was asked before.
+    """
+    graphs = keep_on(model, "_inference_graphs", dict)
+    if (shape, dtype) not in graphs:
+        signature = [tf.TensorSpec([None, *shape], dtype)]
+        graphs[shape, dtype] = tf.function(lambda block: model(block, training=False), input_signature=signature)
+    return graphs[shape, dtype]
 
 
 def evaluate(model, x, y, loss, *, batch_size=1024):

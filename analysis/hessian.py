@@ -13,14 +13,83 @@ import numpy as np
 import tensorflow as tf
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from analysis.keras_internals import graphs_of
 from analysis.losses import LOSSES
 from analysis.parameters import get_parameters, split_like
+
+MOST_GRAPHS = 8  # shapes of training sets whose graphs are kept with a model
+
+
+class _Sums:
+    """Sums over a training set of n examples in micro-batches: the graphs behind TrainingLoss, for one model.
+
+    They take the examples, so that they are traced once for all training sets of a shape.
+    """
+
+    def __init__(self, model, loss, n, batch):
+        self.model, self.loss, self.n, self.batch = model, LOSSES[loss], n, batch
+        self.value_graph = tf.function(self.value)
+        self.point_graph = tf.function(self.value_at)
+        self.gradient_graph = tf.function(self.gradients)
+        self.product_graph = tf.function(self.products)
+
+    def variables(self):
+        return [v.value for v in self.model.trainable_variables]
+
+    def batch_loss(self, x, y, start):
+        """Summed loss of the micro-batch at `start`, divided by n."""
+        x, y = x[start:start + self.batch], y[start:start + self.batch]
+        return tf.reduce_sum(self.loss(y, self.model(x, training=False))) / self.n
+
+    def value(self, x, y):
+        total = tf.constant(0.0, tf.float64)
+        for start in tf.range(0, self.n, self.batch):
+            total += tf.cast(self.batch_loss(x, y, start), tf.float64)
+        return total
+
+    def gradients(self, x, y):
+        values = self.variables()
+        total, sums = tf.constant(0.0, tf.float64), [tf.zeros(v.shape, tf.float64) for v in values]
+        for start in tf.range(0, self.n, self.batch):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)   # one micro-batch in memory
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                value = self.batch_loss(x, y, start)
+            gradients = tape.gradient(value, values, unconnected_gradients="zero")
+            total += tf.cast(value, tf.float64)
+            sums = [s + tf.cast(g, tf.float64) for s, g in zip(sums, gradients, strict=True)]
+        return total, sums
+
+    def products(self, x, y, vectors):
+        values = self.variables()
+        sums = [tf.zeros(v.shape, tf.float64) for v in values]
+        for start in tf.range(0, self.n, self.batch):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            with tf.GradientTape(watch_accessed_variables=False) as outer:  # reverse over reverse: the faster one here
+                outer.watch(values)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(values)
+                    value = self.batch_loss(x, y, start)
+                gradients = tape.gradient(value, values, unconnected_gradients="zero")
+            products = outer.gradient(gradients, values, output_gradients=vectors, unconnected_gradients="zero")
+            sums = [s + tf.cast(p, tf.float64) for s, p in zip(sums, products, strict=True)]
+        return sums
+
+    def value_at(self, x, y, point):
+        """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss.
+        """
+        variables = self.variables()
+        parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
+        for variable, part in zip(variables, parts, strict=True):
+            variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
+        return self.value(x, y)
 
 
 class TrainingLoss:
     """The training loss of one model on x [n, ...], y [n, k]: value, gradient and Hessian-vector products.
 
-    It reads the model's parameters at each call, and traces each of its functions at most once.
+    It reads the model's parameters at each call, and traces each of its functions at most once for all training sets of
+    one shape.
     """
 
     def __init__(self, model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
@@ -32,58 +101,22 @@ class TrainingLoss:
                 f"{len(y)} targets, batch_size {batch_size}, weight_decay {weight_decay}"
             )
         self.model, self.weight_decay = model, float(weight_decay)
-        self._loss, self._n, self._batch = LOSSES[loss], len(x), min(int(batch_size), len(x))
         dtype = model.trainable_variables[0].dtype
         self._x, self._y = tf.convert_to_tensor(x), tf.cast(tf.convert_to_tensor(y), dtype)
         if self._x.dtype.is_floating:
             self._x = tf.cast(self._x, dtype)
         self.parameter_count = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-        self._value_graph = tf.function(self._sum_values)
-        self._point_graph = tf.function(self._value_at)
-        self._gradient_graph = tf.function(self._sum_gradients)
-        self._product_graph = tf.function(self._sum_products)
+        batch = min(int(batch_size), len(x))
+        graphs, key = graphs_of(model, "_loss_graphs"), (loss, batch, *((*t.shape, t.dtype) for t in self._examples))
+        if key not in graphs:
+            if len(graphs) >= MOST_GRAPHS:
+                graphs.clear()
+            graphs[key] = _Sums(model, loss, len(x), batch)
+        self._graphs = graphs[key]
 
-    def _values(self):
-        return [v.value for v in self.model.trainable_variables]
-
-    def _batch_loss(self, start):
-        """Summed loss of the micro-batch at `start`, divided by n."""
-        x, y = self._x[start:start + self._batch], self._y[start:start + self._batch]
-        return tf.reduce_sum(self._loss(y, self.model(x, training=False))) / self._n
-
-    def _sum_values(self):
-        total = tf.constant(0.0, tf.float64)
-        for start in tf.range(0, self._n, self._batch):
-            total += tf.cast(self._batch_loss(start), tf.float64)
-        return total
-
-    def _sum_gradients(self):
-        values = self._values()
-        total, sums = tf.constant(0.0, tf.float64), [tf.zeros(v.shape, tf.float64) for v in values]
-        for start in tf.range(0, self._n, self._batch):
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)   # one micro-batch in memory
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(values)
-                value = self._batch_loss(start)
-            gradients = tape.gradient(value, values, unconnected_gradients="zero")
-            total += tf.cast(value, tf.float64)
-            sums = [s + tf.cast(g, tf.float64) for s, g in zip(sums, gradients, strict=True)]
-        return total, sums
-
-    def _sum_products(self, vectors):
-        values = self._values()
-        sums = [tf.zeros(v.shape, tf.float64) for v in values]
-        for start in tf.range(0, self._n, self._batch):
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            with tf.GradientTape(watch_accessed_variables=False) as outer:  # reverse over reverse: the faster one here
-                outer.watch(values)
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(values)
-                    value = self._batch_loss(start)
-                gradients = tape.gradient(value, values, unconnected_gradients="zero")
-            products = outer.gradient(gradients, values, output_gradients=vectors, unconnected_gradients="zero")
-            sums = [s + tf.cast(p, tf.float64) for s, p in zip(sums, products, strict=True)]
-        return sums
+    @property
+    def _examples(self):
+        return self._x, self._y
 
     @staticmethod
     def _flat(tensors):
@@ -91,14 +124,14 @@ class TrainingLoss:
 
     def value(self):
         """The loss, float."""
-        value = float(self._value_graph())
+        value = float(self._graphs.value_graph(*self._examples))
         if self.weight_decay:
             value += 0.5 * self.weight_decay * float(np.sum(get_parameters(self.model)**2))
         return value
 
     def value_and_gradient(self):
         """The loss and its gradient [p] float64."""
-        value, gradients = self._gradient_graph()
+        value, gradients = self._graphs.gradient_graph(*self._examples)
         value, gradient = float(value), self._flat(gradients)
         if self.weight_decay:
             theta = get_parameters(self.model)
@@ -111,7 +144,7 @@ class TrainingLoss:
         vector = np.asarray(vector, np.float64).ravel()
         parts = [tf.constant(part, v.dtype) for part, v in
                  zip(split_like(self.model, vector), self.model.trainable_variables, strict=True)]
-        return self._flat(self._product_graph(parts)) + self.weight_decay * vector
+        return self._flat(self._graphs.product_graph(*self._examples, parts)) + self.weight_decay * vector
 
     def hessian(self):
         """The Hessian as a symmetric LinearOperator [p, p], at the parameters that the model has when it is applied."""
@@ -128,21 +161,12 @@ class TrainingLoss:
                     raise ValueError(
                         f"expected points of {self.parameter_count} parameters, got shape {np.shape(point)}"
                     )
-                value = float(self._point_graph(tf.constant(point, tf.float64)))
+                value = float(self._graphs.point_graph(*self._examples, tf.constant(point, tf.float64)))
                 losses.append(value + 0.5 * self.weight_decay * float(np.sum(np.square(point))))
         finally:
             for variable, value in zip(self.model.trainable_variables, before, strict=True):
                 variable.assign(value)
         return np.array(losses)
-
-    def _value_at(self, point):
-        """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss.
-        """
-        variables = self._values()
-        parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
-        for variable, part in zip(variables, parts, strict=True):
-            variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
-        return self._sum_values()
 
 
 def loss_and_gradient(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):

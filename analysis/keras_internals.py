@@ -125,6 +125,15 @@ def keep_on(model: Callable, name: str, make: Callable):
     return getattr(model, name)
 
 
+def graphs_of(model: keras.Model, name: str) -> dict:
+    """model.<name>, a dict for graphs of the model by a key of their own; empty after a change of `structure`."""
+    kept, now = keep_on(model, name, dict), structure(model)
+    if kept.get("structure") != now:
+        kept.clear()
+        kept.update(structure=now, graphs={})
+    return kept["graphs"]
+
+
 @contextlib.contextmanager
 def releasable_graphs() -> Iterator[None]:
     """Graphs that are traced within it can be released, whatever tf.custom_gradient did in them.

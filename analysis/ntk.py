@@ -111,36 +111,15 @@ def ntk_vector_product(model, x, v, *, block_size=None):
         raise ValueError(f"v must have one entry per sample and output, shape {(n, k)}; received shape {v.shape}.")
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be a positive integer or None; received {block_size!r}.")
-    variables = [w.value for w in model.trainable_variables]
     v = tf.convert_to_tensor(v, recording.dtype)
     blocks = _blocks(n, block_size or n)
-
-    @tf.function(reduce_retracing=True)
-    def pull_back(x, v):
-        with tf.GradientTape() as tape:
-            f = tf.reshape(model(x, training=False), [-1, k])
-        gradients = tape.gradient(f, variables, v, unconnected_gradients="zero")
-        return [tf.convert_to_tensor(g) for g in gradients]
-
-    @tf.function(reduce_retracing=True)
-    def push_forward(x, direction):
-        # J u is the derivative of u'(J' w) in w: reverse mode twice, which every operation with a gradient supports.
-        with tf.GradientTape() as outer:
-            w = tf.zeros([tf.shape(tf.nest.flatten(x)[0])[0], k], recording.dtype)
-            outer.watch(w)
-            with tf.GradientTape() as inner:
-                f = tf.reshape(model(x, training=False), [-1, k])
-            gradients = inner.gradient(f, variables, w, unconnected_gradients="zero")
-            product = tf.add_n(
-                [tf.reduce_sum(tf.convert_to_tensor(g) * u) for g, u in zip(gradients, direction, strict=True)]
-            )
-        return outer.gradient(product, w, unconnected_gradients="zero")
-
     direction = None
     for start, stop in blocks:
-        part = pull_back(_take(x, start, stop), v[start:stop])
+        part = recording.pull_back(_take(x, start, stop), v[start:stop])
         direction = part if direction is None else [a + b for a, b in zip(direction, part, strict=True)]
-    return np.concatenate([push_forward(_take(x, *block), direction).numpy() for block in blocks]).astype(np.float64)
+    return np.concatenate(
+        [recording.push_forward(_take(x, *block), direction).numpy() for block in blocks]
+    ).astype(np.float64)
 
 
 class _Recording:
@@ -308,6 +287,37 @@ class _Recording:
         if right is None:
             return self._traced("contract", lambda left: self._contract(left, None, trace)[0], [left], trace)
         return self._traced("contract", lambda left, right: self._contract(left, right, trace)[0], [left, right], trace)
+
+    def _pull_back(self, x, v):
+        """Traced: J' v by parameter, for v [n, k]."""
+        variables = [w.value for w in self.model().trainable_variables]
+        with tf.GradientTape() as tape:
+            f = tf.reshape(self.model()(x, training=False), [-1, self.outputs])
+        gradients = tape.gradient(f, variables, v, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients]
+
+    def _push_forward(self, x, direction):
+        """Traced: J u [n, k] for a direction u by parameter.
+
+        It is the derivative of u'(J' w) in w: reverse mode twice, which every operation with a gradient supports.
+        """
+        variables = [w.value for w in self.model().trainable_variables]
+        with tf.GradientTape() as outer:
+            w = tf.zeros([tf.shape(tf.nest.flatten(x)[0])[0], self.outputs], self.dtype)
+            outer.watch(w)
+            with tf.GradientTape() as inner:
+                f = tf.reshape(self.model()(x, training=False), [-1, self.outputs])
+            gradients = inner.gradient(f, variables, w, unconnected_gradients="zero")
+            product = tf.add_n(
+                [tf.reduce_sum(tf.convert_to_tensor(g) * u) for g, u in zip(gradients, direction, strict=True)]
+            )
+        return outer.gradient(product, w, unconnected_gradients="zero")
+
+    def pull_back(self, x, v):
+        return self._traced("pull back", self._pull_back, [x, v])
+
+    def push_forward(self, x, direction):
+        return self._traced("push forward", self._push_forward, [x, direction])
 
     def _traced(self, name, function, arguments, option=None):
         """The function as a graph, kept for each set of shapes."""

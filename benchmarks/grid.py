@@ -2,6 +2,8 @@
 
     python benchmarks/grid.py                       # the driver's own cost a config, with measures that cost nothing
     python benchmarks/grid.py --throughput          # configs a minute over workers, with small trained networks
+    python benchmarks/grid.py --tiny                # memory and seconds of 500 tiny configs in one process
+    python benchmarks/grid.py --tiny --configs 40 --peer FOLDER --rounds 5   # in turn with another checkout
 
 The driver's cost is what one config takes of its processor time: checks, handing it to Ray, reading its result back and
 its row. Workers only write a result that is known, so that ten thousand configs take minutes. The last column leaves
@@ -10,15 +12,17 @@ out what the smallest grid took: Ray's start. Run it on an idle machine; docs/cl
 import argparse
 import gc
 import json
+import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
@@ -59,12 +63,74 @@ def throughput(workers, configs):
     print(f"{workers} workers: {configs} configs in {elapsed:.0f} s, {60 * configs / elapsed:.1f} a minute", flush=True)
 
 
+def tiny(number):
+    """Print {seconds and processor seconds a config, MiB after each} for networks of one architecture and many seeds.
+
+    Of the checkout in the current folder. A config is an mlp of one layer of 16 units, trained for 2 epochs on 200
+    images, with the NTK of 10 images before and after.
+    """
+    sys.path.insert(0, os.getcwd())
+    from experiments.ntk.drift import EXPERIMENT
+    from harness import cluster, runner
+
+    memory, compute = [], runner.compute
+
+    def counted(*arguments):
+        compute(*arguments)
+        with open("/proc/self/statm") as stream:
+            memory.append(int(stream.read().split()[1]) * resource.getpagesize() / 2**20)
+
+    runner.compute = counted
+    cluster.set_threads(1)  # as the command line chooses for networks of this size
+    gc.freeze()  # as the command line does
+    grid = {"width": 16, "depth": 1, "train_size": 200, "epochs": 2, "ntk_sample": 10, "seed": list(range(number))}
+    folder = tempfile.mkdtemp()
+    started, busy = time.perf_counter(), time.process_time()
+    runner.run("run_ntk", EXPERIMENT, grid, name="drift", out_dir=folder, quiet=True, max_seeds=0)
+    elapsed, busy = time.perf_counter() - started, time.process_time() - busy
+    shutil.rmtree(folder)
+    print(json.dumps({"elapsed": elapsed / number, "busy": busy / number, "memory": memory}))
+
+
+def run_tiny(number, folder):
+    """What `tiny` found in a process of its own, for the checkout in a folder."""
+    here = str(Path(__file__).resolve())  # with the modules of the other folder
+    code = f"import runpy; runpy.run_path({here!r})['tiny']({number})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tiny_grids(number, peer, rounds):
+    """Print memory and time of tiny configs; with the folder of another checkout both in turn, and their ratio."""
+    found = {folder: [] for folder in filter(None, (str(ROOT), peer))}
+    for _ in range(rounds):
+        for folder, results in found.items():
+            results.append(run_tiny(number, folder))
+            last = results[-1]
+            at = ", ".join(f"{last['memory'][i - 1]:.0f} MiB after {i}" for i in sorted({1, number // 5, number}) if i)
+            print(
+                f"{folder}: {60 / last['elapsed']:.0f} configs a minute, {last['busy']:.3f} s of processor time a "
+                f"config, {at}", flush=True,
+            )  # fmt: skip
+    if peer:
+        for name in ("elapsed", "busy"):
+            ratios = [theirs[name] / mine[name] for mine, theirs in zip(*found.values())]
+            print(f"{name}: {peer} takes {statistics.median(ratios):.2f} times as long (median of {rounds} pairs)")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--peer", help="folder of another checkout, for --tiny")
+    parser.add_argument("--rounds", type=int, default=1, help="of --tiny")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--configs", type=int, nargs="*", default=None)
     arguments = parser.parse_args()
+    if arguments.tiny:
+        for number in arguments.configs or [500]:
+            tiny_grids(number, arguments.peer, arguments.rounds)
+        return
     if arguments.throughput:
         for number in arguments.configs or [40]:
             for workers in arguments.workers:

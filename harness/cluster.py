@@ -31,9 +31,10 @@ from training import data as training_data
 ROOT = Path(__file__).parents[1]
 CHOOSE = "choose"  # the value of an absent flag: the defaults of docs/clusters.md
 START = 20  # seconds that Ray and TensorFlow need until the first config of a worker begins, about
-MANY = 40  # configs that are worth that start however short they are: the shortest take a second
+MANY = 160  # configs that are worth that start however short they are: the shortest take a quarter of a second
+SHORT = 5  # seconds of a run's first config, which traces for all of its architecture, that say little of the next
 WIDE = 512  # an mlp with wider layers, or a convolutional network, has by default all cores
-RENEW = 50  # configs after which Ray renews a worker: TensorFlow keeps some MiB of each
+RENEW = 500  # configs after which Ray renews a worker: its memory is flat, but for what a person's layers may keep
 TRIES = 3  # of a config whose worker dies
 PATIENCE = 20  # seconds for a cluster to answer
 PROBE = ".shared"  # file in the run folder: a node that reads this run's token in it shares the folder

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from reporting import files
+from training import reuse
 
 
 class Memo:
@@ -12,7 +13,7 @@ class Memo:
 
     A key is a name followed by whatever decides the value: configs, numbers, texts. Configs count by their content, and
     a .keras file by its bytes, so that a model saved again is another one. An error is raised again, not computed
-    again.
+    again. A value that may hold a model keeps it from later configs (training/reuse.py).
     """
 
     def __init__(self):
@@ -23,7 +24,7 @@ class Memo:
         key = json.dumps(content(key), sort_keys=True)
         if key not in self._known:
             try:
-                self._known[key] = function(), None
+                self._known[key] = reuse.shared(function), None
             except ValueError as error:
                 self._known[key] = None, error
         value, error = self._known[key]

@@ -31,6 +31,7 @@ from reporting.progress import Progress
 from reporting.report import machine, versions_used, write_report, write_results
 from reporting.run_folder import ForeignCheckpoint, Run
 from training import data as training_data
+from training import reuse
 
 
 class InvalidInput(ValueError):
@@ -159,7 +160,7 @@ class Crew:
     def hire(self, todo, seconds=None):
         """The cluster.Pool for the configs that are left, or None: then this process measures the next.
 
-        seconds: that each took so far; None before the first.
+        seconds: that the last took; None where that says nothing yet.
         """
         if not todo or self.pool:
             return self.pool
@@ -323,17 +324,20 @@ def measured(experiment, todo, next_job, data_of, runs, crew, progress):
 
     todo: those left.  next_job: takes the next of them as (config, config id, fields), None when there is none.
     """
-    started, count = time.monotonic(), 0
+    count, seconds = 0, None
     while todo:
-        pool = crew.hire([config for config, _ in todo], (time.monotonic() - started) / count if count else None)
+        known = seconds if count > 1 or (count and seconds > cluster.SHORT) else None
+        pool = crew.hire([config for config, _ in todo], known)
         if pool:
             yield from pool.measure(next_job, progress)
             return
         config, identity, _ = next_job()
         if progress:
             progress.start(identity)
-        yield identity, attempt(experiment, config, data_of(config.data, config.seed), runs[identity])
-        count += 1
+        started = time.monotonic()
+        went_wrong = attempt(experiment, config, data_of(config.data, config.seed), runs[identity])
+        count, seconds = count + 1, time.monotonic() - started
+        yield identity, went_wrong
 
 
 def attempt(experiment, config, data, run):
@@ -363,12 +367,12 @@ def finished(run, say):
 
 def compute(experiment, config, data, run):
     """Measure one config and keep the result."""
-    # Layer names and random state do not depend on what ran before, and the memory of earlier models is released.
-    keras.backend.clear_session()
+    # Layer names and random state do not depend on what ran before.
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(config.seed)
     started = time.monotonic()
     try:
-        with plots.style(), releasable_graphs():
+        with plots.style(), releasable_graphs(), reuse.lending():
             measures = experiment.measure(config, data, run)
         numbers, arrays = files.split_arrays(measures)
         experiment.check_measures(numbers)

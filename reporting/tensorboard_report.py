@@ -3,9 +3,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from tensorboard.plugins.histogram.metadata import create_summary_metadata
 from tensorboard.plugins.hparams import api as hparams
 
 FINAL = "when_finished"  # group of the measures: TensorBoard sorts, and the training curves shall go before it
+HISTOGRAM = create_summary_metadata(display_name=None, description=None)
+BUCKETS = 30  # of a histogram, as in tf.summary.histogram
 CHOICES = 12  # a field with more values than this gets a range to filter by, not a box for each
 
 
@@ -72,6 +75,12 @@ def write_overview(folder, table, fields, measures, figures):
         for name, figure in figures.items():
             tf.summary.image(f"figures/{name}", pixels(figure), step=0)
     writer.close()
+
+
+def buckets(values):
+    """A histogram for TensorBoard: left edges, right edges and counts, [BUCKETS, 3]."""
+    counts, edges = np.histogram(np.asarray(values, np.float64), BUCKETS)
+    return np.stack([edges[:-1], edges[1:], counts], axis=1)
 
 
 def pixels(figure):

@@ -133,9 +133,10 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x and y must have one length of at least 1, got {len(x)} and {len(y)}")
     dtype = _dtype(model, x)
-    run = _graph(model, attack.norm, attack.loss)
     steps = tf.constant(attack.steps)
     numbers = [tf.constant(v, dtype) for v in (mean, std, low, high, attack.epsilon, attack.step_size)]
+    blocks = [tf.TensorSpec([None, *np.shape(a)[1:]], dtype) for a in (x, y, x)]
+    run = _graph(model, attack.norm, attack.loss, [*blocks, *map(tf.TensorSpec.from_tensor, (steps, *numbers))])
     for restart in range(attack.restarts):
         # One stream for each restart, drawn image by image: no image's start depends on the size of the batches.
         rng = np.random.default_rng([seed, restart])
@@ -147,18 +148,21 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
             yield rows, *(output.numpy() for output in outputs)
 
 
-def _graph(model, norm, loss):
-    """The compiled attack, kept with the model: epsilon, steps and so on are inputs, so that a sweep traces once."""
-    kept = keep_on(model, "_attack_graphs", dict)
-    if (norm, loss) not in kept:
+def _graph(model, norm, loss, signature):
+    """The compiled attack, kept with the model: epsilon, steps and so on are inputs, so that a sweep traces once.
+
+    signature: TensorSpecs of its inputs, for any number of images.
+    """
+    kept, key = keep_on(model, "_attack_graphs", dict), (norm, loss, *((tuple(s.shape), s.dtype) for s in signature))
+    if key not in kept:
 
         def attack(x, y, start, steps, mean, std, low, high, epsilon, step_size):
             examples = perturb(_logits(model), x, y, start, norm, loss, steps, mean, std, low, high, epsilon, step_size)
             logits = _logits(model)(examples)
             return examples, ATTACK_LOSSES[loss](y, logits), tf.argmax(logits, axis=1)
 
-        kept[norm, loss] = tf.function(attack, reduce_retracing=True)
-    return kept[norm, loss]
+        kept[key] = tf.function(attack, input_signature=signature)
+    return kept[key]
 
 
 def _logits(model):

@@ -270,29 +270,41 @@ def batches(data, *, batch_size, seed, epochs, first_epoch=0, dtype="float32"):
     import tensorflow as tf
 
     x, y = tf.constant(data.x_train, dtype), tf.constant(data.y_train, dtype)
-    n = len(data.x_train)
-    batch_size = min(batch_size, n)
-    steps = n // batch_size
-
-    def epoch_batches(epoch):
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.range(n), key)[: steps * batch_size]
-        rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
-
-        def batch(chosen):
-            images = tf.gather(x, chosen)
-            if data.augment:
-                images = crop_and_flip(images, chosen, n, key)
-            return images, tf.gather(y, chosen)
-
-        return rows.map(batch)
-
-    # Prefetching one batch lets the gather (and the augmentation) run beside the training step.
-    pipeline = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches).prefetch(1)
+    batch_size = min(batch_size, len(x))
+    make = _pipeline(len(x), batch_size, data.augment)
+    pipeline = make(x, y, *(tf.constant(number, tf.int64) for number in (seed, first_epoch, epochs)))
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return pipeline.with_options(options), steps
+    return pipeline.with_options(options), len(x) // batch_size
+
+
+@functools.lru_cache(maxsize=8)
+def _pipeline(n, batch_size, augment):
+    """Function (x [n, ...], y [n, k], seed, first epoch, end) -> tf.data pipeline, traced once for data of a shape."""
+    import tensorflow as tf
+
+    steps = n // batch_size
+
+    @tf.function
+    def make(x, y, seed, first_epoch, end):
+        def epoch_batches(epoch):
+            key = tf.stack([seed, epoch])
+            order = tf.random.experimental.stateless_shuffle(tf.range(n), key)[: steps * batch_size]
+            rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
+
+            def batch(chosen):
+                images = tf.gather(x, chosen)
+                if augment:
+                    images = crop_and_flip(images, chosen, n, key)
+                return images, tf.gather(y, chosen)
+
+            return rows.map(batch)
+
+        # Prefetching one batch lets the gather (and the augmentation) run beside the training step.
+        return tf.data.Dataset.range(first_epoch, end).flat_map(epoch_batches).prefetch(1)
+
+    return make
 
 
 def crop_and_flip(images, chosen, count, key):

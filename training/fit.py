@@ -5,10 +5,12 @@ was interrupted in between, because the order of every epoch is keyed by (seed, 
 variable of the model and of the optimizer.
 """
 import contextlib
+import hashlib
 import math
 import time
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +18,9 @@ import tensorflow as tf
 
 import models
 from analysis.evaluation import dtype_of, evaluate
+from analysis.keras_internals import keep_on, structure
 from analysis.losses import LOSSES
+from training import reuse
 from training.data import batches
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
@@ -91,10 +95,20 @@ def scope(config, devices=None):
 
 
 def build_network(config, data):
-    """The network of an experiment's config, for its data and with its seed, on the devices of config.training."""
-    training = getattr(config, "training", None)
-    with scope(training) if isinstance(training, TrainingConfig) else contextlib.nullcontext():
-        return models.build(config.network, data.input_shape, data.num_classes, seed=config.seed)
+    """The network of an experiment's config, for its data and with its seed, on the devices of config.training.
+
+    Within a grid it may be the model of an earlier config, made as new: see training/reuse.py.
+    """
+    training, network = getattr(config, "training", None), config.network
+
+    def build():
+        return models.build(network, data.input_shape, data.num_classes, seed=config.seed)
+
+    if isinstance(training, TrainingConfig) and training.strategy != "single":
+        with scope(training):
+            return build()
+    digest = hashlib.sha256(Path(network.model).read_bytes()).digest() if network.model.endswith(".keras") else b""
+    return reuse.network((network, digest, tuple(data.input_shape), data.num_classes), build)
 
 
 @contextlib.contextmanager
@@ -136,7 +150,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
     if run:
         run.begin(stage)
     with precision(dtype_of(model)):
-        compile_model(model, config, steps=len(data.x_train) // min(config.batch_size, len(data.x_train)))
+        make_ready(model, config, len(data.x_train))
         keeper = Keeper(data, config, run, stage, probe)
         state = run.load_checkpoint(stage) if run else None
         if state is not None:
@@ -163,6 +177,25 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
                     callbacks=[keeper, *callbacks],
                 )
     return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
+
+
+def make_ready(model, config, examples):
+    """Compile a model to be trained on so many examples; one that was compiled for the like before gets its optimizer
+    as new, and its training step needs no second tracing.
+    """
+    batch = min(config.batch_size, examples)
+    steps = examples // batch
+    schedule = (config.learning_rate, config.decay_factor, config.decay_epochs) if config.decay_epochs else None
+    regularizer = config.regularizer, bool(config.coefficient), config.regularize_all
+    key = (config.loss, config.momentum, regularizer, schedule, batch, steps, structure(model))
+    kept = keep_on(model, "_compiled_for", dict)
+    # A model of a person's own class may do in a step what its structure does not tell.
+    known = config.strategy == "single" and type(model).__module__.startswith("keras.")
+    if known and kept.get("key") == key and kept["optimizer"] is model.optimizer:
+        model.optimizer.restart(config.learning_rate, config.coefficient, config.norm_target)
+    else:
+        compile_model(model, config, steps=steps)
+        kept.update(key=key, optimizer=model.optimizer)
 
 
 def compile_model(model, config, *, steps):

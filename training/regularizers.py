@@ -44,18 +44,39 @@ class RegularizedSGD(keras.optimizers.SGD):
         super().__init__(*args, **kwargs)
         self.regularizer, self.coefficient, self.norm_target = regularizer, coefficient, norm_target
         self.regularize_all = regularize_all
+        # Variables, so that another coefficient or target needs no other graph. They are no state of a checkpoint.
+        self._numbers = {
+            name: tf.Variable(value, trainable=False, dtype=tf.float64, name=name)
+            for name, value in (("coefficient", coefficient), ("norm_target", norm_target))
+        }
+
+    def restart(self, learning_rate, coefficient, norm_target):
+        """As at the start of a training with these numbers; a learning rate that follows a schedule stays it."""
+        if bool(coefficient) != bool(self.coefficient):
+            raise ValueError("whether there is a regularizer is part of the graph")
+        self.coefficient, self.norm_target = coefficient, norm_target
+        for name, variable in self._numbers.items():
+            variable.assign(getattr(self, name))
+        rate = self._learning_rate if isinstance(self._learning_rate, keras.Variable) else None
+        for variable in self.variables:
+            if variable is rate:
+                variable.assign(learning_rate)
+            else:
+                variable.assign(tf.zeros(variable.shape, variable.dtype))
 
     def apply(self, grads, trainable_variables=None):
         if self.regularizer != "none" and self.coefficient != 0:
             variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
             # Replicas sum their gradients, so each adds its share.
-            factor = self.coefficient / tf.distribute.get_strategy().num_replicas_in_sync
+            factor = self._numbers["coefficient"] / tf.distribute.get_strategy().num_replicas_in_sync
             chosen = [self.regularize_all or is_kernel(v) for v in variables]
             sign = 1.0
             if self.regularizer == "norm_bias":
-                sign = tf.sign(squared_norm([v for v, use in zip(variables, chosen) if use]) - self.norm_target)
+                norm = squared_norm([v for v, use in zip(variables, chosen) if use])
+                sign = tf.sign(norm - tf.cast(self._numbers["norm_target"], norm.dtype))
             grads = [
-                g + factor * tf.cast(sign, g.dtype) * v if use else g for g, v, use in zip(grads, variables, chosen)
+                g + tf.cast(factor, g.dtype) * tf.cast(sign, g.dtype) * v if use else g
+                for g, v, use in zip(grads, variables, chosen)
             ]
         return super().apply(grads, trainable_variables)
 

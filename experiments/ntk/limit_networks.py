@@ -8,6 +8,7 @@ from analysis.infinite_width_kernels import ACTIVATIONS, ARCHITECTURES
 from judging.results import Group, Results
 from models import default_width
 from models.ntk_parameterized import ntk_parameterized
+from training import reuse
 
 
 def check_variances(*, weight_variance, bias_variance):
@@ -40,11 +41,14 @@ def check_network(config):
 def build_finite(config, data, *, weight_variance: float, depth: int) -> keras.Model:
     """The finite network of a config that check_network accepts, with the config's width and seed."""
     network = config.network
-    return ntk_parameterized(
-        data.input_shape, data.num_classes, architecture=config.architecture, activation=network.activation,
-        width=network.width or default_width(network.model), depth=depth, weight_variance=weight_variance,
-        bias_variance=config.bias_variance, seed=config.seed, dtype=network.dtype,
-    )  # fmt: skip
+    options = {
+        "architecture": config.architecture, "activation": network.activation,
+        "width": network.width or default_width(network.model), "depth": depth, "weight_variance": weight_variance,
+        "bias_variance": config.bias_variance, "dtype": network.dtype,
+    }  # fmt: skip
+    shape, classes = tuple(data.input_shape), data.num_classes
+    key = ("NTK parameterization", shape, classes, *options.values())
+    return reuse.network(key, lambda: ntk_parameterized(shape, classes, seed=config.seed, **options))
 
 
 def groups_by_architecture(results: Results) -> list[Group]:

@@ -76,8 +76,22 @@ def test_micro_batches_do_not_matter_and_nothing_is_retraced():
         assert whole.value() == pytest.approx(parts.value(), rel=1e-14)
         np.testing.assert_allclose(whole.value_and_gradient()[1], parts.value_and_gradient()[1], atol=1e-13)
         np.testing.assert_allclose(whole.product(v), parts.product(v), atol=1e-12)
-    for graph in (parts._value_graph, parts._gradient_graph, parts._product_graph):
+    again = TrainingLoss(model, X + 1, Y[::-1], "squared", batch_size=4)  # another training set of the same shape
+    assert again.value() != parts.value()
+    assert again.value() == pytest.approx(TrainingLoss(model, X + 1, Y[::-1], "squared").value(), rel=1e-14)
+    graphs = parts._graphs
+    for graph in (graphs.value_graph, graphs.gradient_graph, graphs.product_graph):
         assert graph.experimental_get_tracing_count() == 1
+
+
+def test_an_edited_model_is_traced_anew():
+    model = network()
+    before = TrainingLoss(model, X, Y, "squared").value()
+    model.layers[1].activation = keras.activations.linear
+    after = TrainingLoss(model, X, Y, "squared").value()
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    assert after == pytest.approx(TrainingLoss(twin, X, Y, "squared").value(), rel=1e-14) and after != before
 
 
 def test_weight_decay_enters_exactly_once():
