@@ -1,5 +1,4 @@
 """harness/runner.py: nothing is computed twice, lost or trusted unseen; bad input is one line."""
-import dataclasses
 import errno
 import gc
 import json
@@ -21,11 +20,11 @@ from analysis.ntk import empirical_ntk
 from harness import command_line, grid, runner
 from harness.experiment import ProtocolError
 from judging.results import Results
-from reporting import verdict_file
 from reporting.run_folder import Run
 from tests.fake_experiment import Config, Fake
 from tests.reporting.test_run_folder import DAMAGES, damage
 from training import data as training_data
+from training import reuse
 from training.fit import build_network, fit
 
 
@@ -441,49 +440,62 @@ def test_a_result_of_a_run_is_json_that_others_can_read(tmp_path):
     assert isinstance(report.results, Results) and types.SimpleNamespace(**content["versions"]).python
 
 
-def test_no_graph_of_a_config_outlives_it(tmp_path):
-    def trains(config, data, run_):
-        model = build_network(config, data)
-        empirical_ntk(model, data.x_train[:5])
-        fit(model, data, config.training, seed=config.seed, run=run_)
-        return {}
+def trained(models):
+    """A measure that trains a network, and adds it to `models`."""
 
+    def trains(config, data, run_):
+        models.append(build_network(config, data))
+        kernel = empirical_ntk(models[-1], data.x_train[:5])
+        history = fit(models[-1], data, config.training, seed=config.seed, run=run_)
+        return {"extra/kernel": float(kernel.sum()), "extra/loss": history.rows[-1]["test/loss"]}
+
+    return trains
+
+
+def test_configs_of_one_network_share_a_model_and_have_the_bits_of_their_own(tmp_path):
+    reuse.clear()
+    models, given = [], {"learning_rate": [0.1, 0.3], "seed": [0, 1], "width": 5}
+    shared = run(Fake(trained(models)), tmp_path / "shared", given).results
+    assert len(models) == 4 and all(model is models[0] for model in models)
+    alone = []
+    for rate in given["learning_rate"]:
+        for seed in given["seed"]:
+            reuse.clear()
+            folder, own = tmp_path / f"{rate}-{seed}", {**given, "learning_rate": rate, "seed": seed}
+            alone.append(run(Fake(trained(models)), folder, own).results)
+    assert len({id(model) for model in models[3:]}) == 5
+    tables = (shared.table, pd.concat([results.table for results in alone], ignore_index=True))
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables), check_exact=True)
+    for results in alone:
+        ((identity, history),) = results.histories.items()
+        histories = (shared.histories[identity], history)
+        pd.testing.assert_frame_equal(*(h.drop(columns="seconds") for h in histories), check_exact=True)
+
+
+def test_workers_are_asked_for_by_the_last_config_and_a_short_first_one_says_nothing(monkeypatch):
+    asked, now = [], iter([0, 3, 10, 12, 20, 60])
+    monkeypatch.setattr(runner, "attempt", lambda *_: None)
+    monkeypatch.setattr(runner, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
+    crew = types.SimpleNamespace(hire=lambda todo, seconds: asked.append(seconds))
+    todo = [(types.SimpleNamespace(data=None, seed=0), str(i)) for i in range(4)]
+
+    def next_job():
+        config, identity = todo.pop(0)
+        return config, identity, {}
+
+    found = runner.measured(None, todo, next_job, lambda *_: None, {str(i): None for i in range(4)}, crew, None)
+    assert [next(found) for _ in range(3)] == [("0", None), ("1", None), ("2", None)]
+    assert asked == [None, None, 2]
+
+
+def test_no_graph_of_a_config_outlives_its_network(tmp_path):
     def graphs():
         for _ in range(2):  # what a weak dictionary holds goes after its key
-            keras.backend.clear_session()
+            reuse.clear()
         return sorted(o.name for o in gc.get_objects() if isinstance(o, FuncGraph))
 
-    before = graphs()
-    run(Fake(trains), tmp_path, {"width": [4, 5, 6], "depth": 1})
+    graphs()
+    run(Fake(trained([])), tmp_path, {"width": [4, 5, 6], "depth": 1})
     after = graphs()
-    run(Fake(trains), tmp_path, {"width": [7, 8, 9, 10, 11], "depth": 1})
-    assert before == after == graphs()
-
-
-# -- the verdict for programs
-
-
-def test_the_verdict_is_kept_whole_and_belongs_to_its_results(tmp_path):
-    fake = Fake(seed=[0, 1])
-    report = run(fake, tmp_path)
-    kept = verdict_file.read(report.folder)
-    assert verdict_file.as_verdict(kept["verdict"]) == report.verdict
-    assert (kept["script"], kept["experiment"], kept["claim"]) == ("run_fake", "fake", "Every factor is one.")
-    assert (kept["seeds"], kept["configs"], kept["failed"], kept["taken"]) == ([0, 1], 2, {}, "")
-    assert kept["seconds"] == pytest.approx(report.results.table["seconds"].sum()) and len(kept["chances"]) == 2
-    assert kept["versions"].startswith("tensorflow ") and "cores" in kept["machine"]
-
-
-def test_a_verdict_of_earlier_results_is_not_taken_for_todays(tmp_path):
-    """The judge failed at more seeds: results.csv is new then, and verdict.json is not."""
-    fake = Fake()
-    report = run(fake, tmp_path, {"seed": [0, 1]})
-
-    def fail(results):
-        raise ZeroDivisionError
-
-    fake.experiment = dataclasses.replace(fake.experiment, judge=fail)
-    with pytest.raises(runner.ReportError):
-        run(fake, tmp_path, {"seed": [0, 1, 2]})
-    with pytest.raises(ValueError, match=r"is not what verdict\.json was made of"):
-        verdict_file.read(report.folder)
+    run(Fake(trained([])), tmp_path, {"width": [7, 8, 9, 10, 11], "depth": 1})
+    assert graphs() == after

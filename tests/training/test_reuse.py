@@ -1,6 +1,8 @@
 """training/reuse.py: a lent model is a fresh one to the bit, and what may still be held or was edited is not lent."""
 import gc
+import weakref
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -140,7 +142,11 @@ def test_the_optimizer_refuses_to_gain_a_regularizer():
 def test_other_networks_and_data_shapes_get_models_of_their_own():
     first = lent(Config())
     assert lent(Config(NetworkConfig(width=7, depth=1))) is not first
-    assert lent(replace(Config(), data=DataConfig(dataset="digits", train_size=40, test_size=20))) is not first
+    for shape, classes in (((8, 8, 2), 10), ((8, 8, 1), 3)):
+        with reuse.lending():
+            data = SimpleNamespace(input_shape=shape, num_classes=classes)
+            model = build_network(Config(), data)
+        assert model is not first and model.input_shape[1:] == shape and model.output_shape == (None, classes)
     assert lent(Config(seed=3)) is first
 
 
@@ -228,8 +234,6 @@ class OfAPerson(keras.layers.Layer):
 
 
 def test_a_few_models_stay_and_the_others_go():
-    import weakref
-
     watchers = [weakref.ref(lent(Config(NetworkConfig(width=w, depth=1)))) for w in range(2, 2 + 2 * reuse.MODELS)]
     gc.collect()
     assert [w() is not None for w in watchers] == [False] * reuse.MODELS + [True] * reuse.MODELS
