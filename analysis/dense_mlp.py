@@ -7,6 +7,7 @@ their cotangents (Pearlmutter 1994, "Fast exact multiplication by the Hessian"):
 milliseconds, where p Hessian-vector products of a Keras model take a second. NumPy in float64, parameters in the order
 of analysis.parameters.get_parameters (kernel [in, out], bias [out], layer by layer).
 """
+import copy
 import itertools
 
 import numpy as np
@@ -39,6 +40,7 @@ ACTIVATIONS = {
     "linear": lambda z: _leaky(z, 1.0),
 }
 SMOOTH = ("tanh", "erf", "linear")
+LEAKS = {"relu": 0.0, "leaky_relu": _LEAK}  # slopes below 0 of the piecewise linear activations with a kink at 0
 
 
 class DenseMLP:
@@ -56,10 +58,16 @@ class DenseMLP:
         self.x, self.y = np.asarray(x, np.float64).reshape(len(x), -1), np.asarray(y, np.float64)
         sizes = (self.x.shape[1], *widths, self.y.shape[1])
         self.shapes = list(itertools.pairwise(sizes))
-        self.activation = ACTIVATIONS[activation]
+        self.activations = [ACTIVATIONS[activation]] * len(widths)
         ends = np.cumsum([(i + 1) * o for i, o in self.shapes])
         self.layers = [slice(int(end) - (i + 1) * o, int(end)) for end, (i, o) in zip(ends, self.shapes)]
         self.parameter_count = int(ends[-1])
+
+    def with_activations(self, activations):
+        """The same network and data with other activations, one a hidden layer, each as in ACTIVATIONS."""
+        other = copy.copy(self)
+        other.activations = list(activations)
+        return other
 
     def _weights(self, theta):
         """[(kernel [..., in, out], bias [..., 1, out])] of parameter vectors [..., p]."""
@@ -76,8 +84,8 @@ class DenseMLP:
     def _forward(self, weights):
         """Inputs h of every layer, the hidden layers' activation derivatives, and the outputs [n, k]."""
         hs, slopes, bends = [self.x], [], []
-        for kernel, bias in weights[:-1]:
-            h, slope, bend = self.activation(hs[-1] @ kernel + bias)
+        for (kernel, bias), activation in zip(weights[:-1], self.activations):
+            h, slope, bend = activation(hs[-1] @ kernel + bias)
             hs.append(h)
             slopes.append(slope)
             bends.append(bend)
@@ -91,6 +99,36 @@ class DenseMLP:
         """Of every hidden layer, [[n, width], ...]: 0 is where a ReLU has its kink."""
         weights = self._weights(theta)
         return [h @ kernel + bias for h, (kernel, bias) in zip(self._forward(weights)[0], weights[:-1])]
+
+    def sensitivities(self, theta):
+        """d loss / d h, the derivative in the outputs of every hidden layer's units, [[n, width], ...]."""
+        weights = self._weights(theta)
+        _, slopes, _, outputs = self._forward(weights)
+        delta, found = (outputs - self.y) / len(self.y), []
+        for l in reversed(range(1, len(weights))):
+            found.append(delta @ weights[l][0].T)
+            delta = found[-1] * slopes[l - 1]
+        return found[::-1]
+
+    def preactivation_gradients(self, theta, chosen):
+        """d z / d theta of m chosen pre-activations, [m, p].
+
+        chosen: a mask [n, width] for every hidden layer; its entries are taken layer by layer, in the order of NumPy.
+        """
+        weights = self._weights(theta)
+        hs, slopes, _, _ = self._forward(weights)
+        blocks = []
+        for top, mask in enumerate(chosen):
+            rows, units = np.nonzero(mask)
+            block = np.zeros((len(rows), self.parameter_count))
+            delta = np.eye(mask.shape[1])[units]  # [m, units of the layer]
+            for l in reversed(range(top + 1)):
+                inputs = np.concatenate([hs[l][rows], np.ones((len(rows), 1))], axis=1)
+                block[:, self.layers[l]] = (inputs[:, :, None] * delta[:, None, :]).reshape(block[:, self.layers[l]].shape)
+                if l:
+                    delta = (delta @ weights[l][0].T) * slopes[l - 1][rows]
+            blocks.append(block)
+        return np.concatenate(blocks)
 
     def value_and_gradient(self, theta):
         """The mean loss and its gradient [p]."""
