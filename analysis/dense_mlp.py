@@ -124,7 +124,8 @@ class DenseMLP:
             delta = np.eye(mask.shape[1])[units]  # [m, units of the layer]
             for l in reversed(range(top + 1)):
                 inputs = np.concatenate([hs[l][rows], np.ones((len(rows), 1))], axis=1)
-                block[:, self.layers[l]] = (inputs[:, :, None] * delta[:, None, :]).reshape(block[:, self.layers[l]].shape)
+                shape = inputs.shape[1], delta.shape[1]
+                block[:, self.layers[l]] = (inputs[:, :, None] * delta[:, None, :]).reshape(len(rows), np.prod(shape))
                 if l:
                     delta = (delta @ weights[l][0].T) * slopes[l - 1][rows]
             blocks.append(block)

@@ -8,17 +8,16 @@ whatever follows from a zero gradient holds with the Jacobian of the chosen slop
 From any theta downhill: the kink is smoothed over a width mu (Chen & Mangasarian 1996), the smooth loss is minimized by
 L-BFGS and BFGS (SciPy), then mu falls by powers of ten with Newton steps at each; what is still between both slopes at
 the end sits at a kink. Newton steps on the parameters that keep these pre-activations at 0 do the rest. A unit's
-incoming weights times c and its outgoing ones by c are the same network, and smoothing is not the same to both: so every
-unit is scaled to a mean square of 1 and its scale held while mu is.
+incoming weights times c and its outgoing ones by 1 / c are the same network, but not the same to smoothing: so every
+unit is scaled to a mean square of 1, and its scale is held while mu is.
 """
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from scipy.optimize import minimize
 
 from analysis.dense_mlp import DenseMLP
-from analysis.stationary_points import newton
+from analysis.stationary_points import bfgs, lbfgs, newton
 
 WIDTHS = tuple(10.0**-i for i in range(1, 8))  # of the smoothed kink, in root mean squares of a unit's pre-activations
 BETWEEN = 1e-3  # a slope this far from both ends (relative to their distance) belongs to a pre-activation at its kink
@@ -53,8 +52,7 @@ def fixed(slopes):
 
 
 def smoothed(leak, width):
-    """The piecewise linear activation with a kink as wide as `width`: leak z + (1 - leak) (z + sqrt(z^2 + width^2)) / 2.
-    """
+    """The piecewise linear activation with a kink of this width: leak z + (1 - leak) (z + sqrt(z^2 + width^2)) / 2."""
     def activation(z):
         root = np.sqrt(z * z + width * width)
         share = 0.5 * (1 - leak)
@@ -66,13 +64,13 @@ def smoothed(leak, width):
 def balance(dense: DenseMLP, theta: np.ndarray) -> np.ndarray:
     """The parameters [p] of the same piecewise linear network whose hidden pre-activations have a mean square of 1.
 
-    A unit whose pre-activations are all 0 stays as it is.
+    By a factor of ten at most: what no unit behind it uses may have any scale.
     """
     theta = theta.copy()
     for l in range(len(dense.shapes) - 1):
         (i, o), (_, k) = dense.shapes[l : l + 2]
         size = np.sqrt(np.mean(dense.preactivations(theta)[l] ** 2, axis=0))
-        size = np.where(size > 1e-8, size, 1.0)
+        size = np.clip(size, 0.1, 10)
         incoming, outgoing = theta[dense.layers[l]].reshape(i + 1, o), theta[dense.layers[l + 1]].reshape(o + 1, k)
         incoming /= size  # both are views
         outgoing[:-1] *= size[:, None]
@@ -107,27 +105,25 @@ class HeldScales:
         return self.directions.T @ self.dense.hessian(self.at(u)) @ self.directions
 
 
-def kink_point(dense: DenseMLP, theta: np.ndarray, leak: float, iterations: int, newton_iterations: int) -> KinkPoint:
+def kink_point(
+    dense: DenseMLP, theta: np.ndarray, leak: float, lbfgs_iterations: int, bfgs_iterations: int, newton_iterations: int
+) -> KinkPoint:
     """From theta [p] downhill to a stationary point of a piecewise linear network's loss, as far as iterations take it.
 
-    dense: with the activation of slopes leak and 1.  iterations: of L-BFGS and of BFGS each, at most; of Newton's
-    method at most newton_iterations for every width of the smoothed kink.
+    dense: with the activation of slopes leak and 1.  lbfgs_iterations, bfgs_iterations, newton_iterations: at most,
+    those of Newton's method for every width of the smoothed kink; 0 leaves a solver out.
     """
     layers = len(dense.shapes) - 1
-    counts = {"lbfgs/iterations": 0, "newton/iterations": 0}
+    counts = {"lbfgs/iterations": 0, "bfgs/iterations": 0, "newton/iterations": 0}
     theta = balance(dense, theta)
     for width in WIDTHS:
         theta = balance(dense, theta)
         surface = HeldScales(dense.with_activations([smoothed(leak, width)] * layers), theta)
         u = np.zeros(surface.directions.shape[1])
-        if width == WIDTHS[0] and iterations:
-            for method, options in (
-                ("L-BFGS-B", {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 0, "gtol": 1e-9}),
-                ("BFGS", {"maxiter": iterations, "gtol": 1e-7}),
-            ):
-                found = minimize(surface.value_and_gradient, u, jac=True, method=method, options=options)
-                counts["lbfgs/iterations"] += int(found.nit)
-                theta = balance(dense, surface.at(found.x))
+        if width == WIDTHS[0]:
+            for solve, name, most in ((lbfgs, "lbfgs", lbfgs_iterations), (bfgs, "bfgs", bfgs_iterations)):
+                end, counts[f"{name}/iterations"] = solve(surface, u, most)
+                theta = balance(dense, surface.at(end))
                 surface = HeldScales(surface.dense, theta)
         u, steps = newton(surface, u, newton_iterations)
         counts["newton/iterations"] += steps
@@ -155,7 +151,7 @@ def polish(dense, theta, leak, held, at_zero, counts):
     before = theta
     start = dense.value_and_gradient(theta)[0]
     for _ in range(POLISHING):
-        smooth, slopes = piece(dense, theta, leak, held, at_zero)
+        smooth = piece(dense, theta, leak, held, at_zero)[0]
         normals = smooth.preactivation_gradients(theta, held)
         kept = null_space(normals, len(theta))
         off = np.concatenate([z[mask] for z, mask in zip(dense.preactivations(theta), held)])
@@ -186,7 +182,8 @@ def null_space(normals, size):
 def choose_slopes(dense, theta, leak, held, at_zero, counts):
     """The KinkPoint at theta [p] with the slopes at its kinks that make the gradient smallest.
 
-    By d loss / d slope = sensitivity * d z / d theta, which depends on other slopes in deep networks only: a few rounds.
+    A slope changes the gradient by its sensitivity times d z / d theta, which depend on other slopes in deep networks:
+    a few rounds.
     """
     smooth, slopes = piece(dense, theta, leak, held, at_zero)
     sensitivity = np.empty(0)

@@ -1,8 +1,8 @@
 """Where does the training loss of a small multilayer perceptron have a stationary point, to rounding?
 
-From any theta downhill: L-BFGS first (SciPy), then damped Newton steps with the dense Hessian of analysis.dense_mlp.
-ReLU and leaky ReLU may stop at a kink, a pre-activation of exactly 0, which is no differentiable stationary point:
-count_kinks says.
+From any theta downhill: L-BFGS and BFGS first (SciPy), then damped Newton steps with the dense Hessian of
+analysis.dense_mlp. ReLU and leaky ReLU may stop at a kink, a pre-activation of exactly 0, which is no differentiable
+stationary point: count_kinks says, and analysis.kink_points finds those that are stationary all the same.
 """
 import numpy as np
 from scipy.optimize import minimize
@@ -21,20 +21,43 @@ def count_kinks(dense: DenseMLP, theta: np.ndarray) -> int:
 
 
 def stationary_point(
-    dense: DenseMLP, theta: np.ndarray, lbfgs_iterations: int, newton_iterations: int
+    dense: DenseMLP, theta: np.ndarray, lbfgs_iterations: int, newton_iterations: int, bfgs_iterations: int = 0
 ) -> tuple[np.ndarray, dict[str, int]]:
     """From theta [p] downhill to a stationary point of dense's loss, as far as the iterations take it.
 
-    lbfgs_iterations, newton_iterations: at most; 0 leaves that part out.
-    Returns (theta [p], {"lbfgs/iterations", "newton/iterations"}: those that were taken).
+    lbfgs_iterations, bfgs_iterations, newton_iterations: at most, in this order; 0 leaves that part out.
+    Returns (theta [p], {"lbfgs/iterations", "bfgs/iterations", "newton/iterations": those that were taken}).
     """
-    counts = {"lbfgs/iterations": 0, "newton/iterations": 0}
-    if lbfgs_iterations:
-        options = {"maxiter": lbfgs_iterations, "maxfun": 2 * lbfgs_iterations, "maxcor": 30, "ftol": 0, "gtol": 1e-12}
-        found = minimize(dense.value_and_gradient, theta, jac=True, method="L-BFGS-B", options=options)
-        theta, counts["lbfgs/iterations"] = found.x, found.nit
+    counts = {}
+    theta, counts["lbfgs/iterations"] = lbfgs(dense, theta, lbfgs_iterations, tolerance=1e-12)
+    theta, counts["bfgs/iterations"] = bfgs(dense, theta, bfgs_iterations, tolerance=1e-9)
     theta, counts["newton/iterations"] = newton(dense, theta, newton_iterations)
     return theta, counts
+
+
+def lbfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-9) -> tuple[np.ndarray, int]:
+    """SciPy's L-BFGS-B, to a largest gradient entry of `tolerance` -> (theta [p], iterations taken).
+
+    dense: has value_and_gradient(theta).
+    """
+    if not iterations:
+        return theta, 0
+    options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 0, "gtol": tolerance}
+    found = minimize(dense.value_and_gradient, theta, jac=True, method="L-BFGS-B", options=options)
+    return found.x, int(found.nit)
+
+
+def bfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-7) -> tuple[np.ndarray, int]:
+    """SciPy's BFGS, whose dense inverse Hessian gets through the narrow valleys where L-BFGS creeps.
+
+    As `lbfgs`; an end that is not finite is thrown away.
+    """
+    if not iterations:
+        return theta, 0
+    options = {"maxiter": iterations, "gtol": tolerance}
+    with np.errstate(over="ignore", invalid="ignore"):  # a long trial step; its line search comes back
+        found = minimize(dense.value_and_gradient, theta, jac=True, method="BFGS", options=options)
+    return (found.x if np.isfinite(found.x).all() else theta), int(found.nit)
 
 
 def newton(dense: DenseMLP, theta: np.ndarray, iterations: int, tolerance: float = 1e-13) -> tuple[np.ndarray, int]:

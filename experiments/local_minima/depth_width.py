@@ -1,18 +1,22 @@
 """Do local minima get better with depth and width?  Kawaguchi, Huang, Kaelbling 2019, Neural Computation 31(7).
 
-Networks are trained to stationary points of the squared loss: SGD, then L-BFGS, then Newton steps. Beside the loss
-stands the theorem's value, 1/(2n) ||(I - P[J]) vec Y||^2 with its terms by layer: it equals the loss at every
-differentiable stationary point and lies below it elsewhere, so that the gap tells which runs have converged. ReLU and
-leaky ReLU may stop at a kink, where the theorem says nothing; tanh has none, but its minima may lie at infinity.
+Networks are trained to stationary points of the squared loss: SGD, then L-BFGS and BFGS, then Newton steps. Beside the
+loss stands the theorem's value, 1/(2n) ||(I - P[J]) vec Y||^2 with its terms by layer: it equals the loss at every
+differentiable stationary point and lies below it elsewhere, so that the gap tells which runs have converged. A ReLU or
+leaky ReLU network may be stationary at kinks, with slopes there that lie between those of both sides: the theorem's
+proof needs no more than a zero gradient, so its value is taken with the Jacobian of these slopes. Minima of tanh
+networks may lie at infinity. Only runs at a stationary point are judged; the others are counted.
 """
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 import models
-from analysis.dense_mlp import SMOOTH, DenseMLP
+from analysis.dense_mlp import LEAKS, SMOOTH, DenseMLP
 from analysis.evaluation import evaluate_splits
+from analysis.kink_points import fixed, kink_point, null_space
 from analysis.parameters import get_parameters, set_parameters
 from analysis.projection import project_targets
 from analysis.stationary_points import count_kinks, stationary_point
@@ -32,17 +36,26 @@ CLAIM = Claim(
     "Local minima get better as the network gets deeper and wider.",
     source="Kawaguchi, Huang, Kaelbling 2019",
 )
-GRID = {"dataset": ["digits", "gaussian"], "depth": [1, 3], "width": [2, 4, 8], "seed": [0, 1, 2]}
+# Few inputs and many examples: with more of the one or fewer of the other, or wider and deeper, the units of most
+# networks become steps between examples, whose minima lie at infinity. Chosen by that alone: docs/verdicts.md.
+GRID = {
+    "train_size": [1400], "inputs": [3], "activation": ["relu", "leaky_relu", "tanh"], "depth": [1, 2],
+    "width": [1, 2, 3], "batch_size": [50], "hold_kinks": [True], "bfgs_iterations": [2000],
+    "newton_iterations": [20], "seed": [0, 1, 2],
+}  # fmt: skip
 COLUMNS = {
     "sgd/loss": "loss after SGD",
     "lbfgs/iterations": "L-BFGS iterations taken",
+    "bfgs/iterations": "BFGS iterations taken",
     "newton/iterations": "Newton steps taken",
     "final/loss": "loss",  # of analysis.dense_mlp, in float64 throughout
     "final/gradient_norm": "gradient norm",
     "final/parameter_norm": "norm of the parameters",
     "final/converged": "converged",
     "final/kinks": "(example, unit) pairs at a kink",
-    "final/at_kink": "at a kink",
+    "final/at_kink": "not converged, at a kink",
+    "final/ridges": "kinks whose both sides are lower",
+    "final/outside": "kinks one side of which is lower",
     "train/accuracy": "training accuracy",
     "test/accuracy": "test accuracy",
     "theorem/value": "theorem's value",
@@ -62,6 +75,7 @@ TABLE = (
 )  # fmt: skip
 AXES = {"units": ("width", "depth"), "layers": ("depth", "width")}  # columns of with_shape: along what, at each of what
 CONVERGED = 1e-8  # gap to the theorem's value, relative to ||Y||^2 / 2n
+REACHED = 0.8  # share of the runs along a trend that must be at stationary points for it to be judged
 MAX_PARAMETERS = 8000  # every Newton step takes all eigenvalues of a dense Hessian, a minute at this size
 
 
@@ -72,10 +86,21 @@ class Config:
     training: TrainingConfig = TrainingConfig(loss="squared", epochs=20, batch_size=20, learning_rate=0.005)
     lbfgs_iterations: int = field(default=1000, metadata={"help": "L-BFGS iterations after SGD, at most"})
     newton_iterations: int = field(default=6, metadata={"help": "damped Newton steps after L-BFGS, at most"})
+    bfgs_iterations: int = field(
+        default=0, metadata={"help": "BFGS iterations between L-BFGS and Newton steps, at most", "added": True}
+    )
+    hold_kinks: bool = field(
+        default=False,
+        metadata={"help": "relu, leaky_relu: go to stationary points at kinks, by smoothing them first", "added": True},
+    )
+    inputs: int = field(
+        default=0,
+        metadata={"help": "principal components of the images that are the inputs; 0: all pixels", "added": True},
+    )
     seed: int = seed_field()
 
     def validate(self):
-        for name in ("lbfgs_iterations", "newton_iterations"):
+        for name in ("lbfgs_iterations", "newton_iterations", "bfgs_iterations", "inputs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.training.loss != "squared":
@@ -104,39 +129,85 @@ def dense_network(config, data):
 
 
 def check(config, data, run):
-    count = dense_network(config, data).parameter_count
+    most = min(len(data.x_train), data.x_train[0].size)
+    if config.inputs > most:
+        raise ValueError(f"inputs: these data have {most} principal components, got {config.inputs}")
+    count = dense_network(config, principal_components(data, config.inputs)).parameter_count
     if count > MAX_PARAMETERS:
         raise ValueError(f"depth_width has a dense Hessian: allowed are {MAX_PARAMETERS} parameters, got {count}")
 
 
+def principal_components(data, count):
+    """The data with the first `count` principal components of the training set as inputs, each with a mean square of 1.
+
+    Those of the test set are taken along the same directions. count 0: the data as they are.
+    """
+    if not count:
+        return data
+    train, test = (x.reshape(len(x), -1).astype(np.float64) for x in (data.x_train, data.x_test))
+    mean = train.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(train - mean, full_matrices=False)
+    scale = np.where(sizes[:count] > 0, sizes[:count], 1) / math.sqrt(len(train))
+    train, test = (((x - mean) @ directions[:count].T / scale).astype(np.float32) for x in (train, test))
+    return dataclasses.replace(data, x_train=train, x_test=test)
+
+
 def measure(config, data, run):
     """A stationary point downhill from where SGD ends: its loss, the theorem's value there, how far to trust both."""
+    data = principal_components(data, config.inputs)
     model = build_network(config, data)
     history = fit(model, data, config.training, seed=config.seed, run=run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
-    dense, start = dense_network(config, data), get_parameters(model)
-    theta, counts = stationary_point(dense, start, config.lbfgs_iterations, config.newton_iterations)
+    dense, start, activation = dense_network(config, data), get_parameters(model), config.network.activation
+    if config.hold_kinks and activation in LEAKS:
+        iterations = config.lbfgs_iterations, config.bfgs_iterations, config.newton_iterations
+        point = kink_point(dense, start, LEAKS[activation], *iterations)
+        theta, counts, measured = point.theta, point.counts, measure_kink_point(dense, point)
+    else:
+        theta, counts = stationary_point(
+            dense, start, config.lbfgs_iterations, config.newton_iterations, config.bfgs_iterations
+        )
+        measured = measure_point(dense, theta, kinks=0 if activation in SMOOTH else count_kinks(dense, theta))
     set_parameters(model, theta)
     evaluated = evaluate_splits(model, data, "squared")
     return {
         "diverged_epoch": None,
         "sgd/loss": dense.value_and_gradient(start)[0],
         **counts,
-        **measure_point(dense, theta, smooth=config.network.activation in SMOOTH),
+        **measured,
         **{name: evaluated[name] for name in ("train/accuracy", "test/accuracy")},  # final/loss is the exact loss
         "affine/loss": affine_optimum(config, data, run).loss,
         "parameters": dense.parameter_count,
     }
 
 
-def measure_point(dense, theta, *, smooth):
-    """Loss, theorem and curvature at parameters theta [p]; a smooth activation has no kinks."""
+def measure_kink_point(dense, point):
+    """measure_point at a KinkPoint, with its slopes; no stationary point where a side of a kink is lower."""
+    smooth = dense.with_activations([fixed(slopes) for slopes in point.slopes])
+    kept = null_space(smooth.preactivation_gradients(point.theta, point.held), len(point.theta))
+    found = measure_point(smooth, point.theta, kinks=point.kinks, kept=kept)
+    stationary = found["final/converged"] and not (point.ridges or point.outside)
+    return {
+        **found,
+        "final/converged": stationary,
+        "final/at_kink": int(point.kinks > 0 and not stationary),
+        "final/ridges": point.ridges,
+        "final/outside": point.outside,
+    }
+
+
+def measure_point(dense, theta, *, kinks, kept=None):
+    """Loss, theorem and curvature at parameters theta [p].
+
+    kinks: how many it lies at.  kept: an orthonormal basis [p, m] of the directions whose curvature counts; all when
+    None.
+    """
     loss, gradient = dense.value_and_gradient(theta)
     projection = project_targets(dense.jacobian(theta), dense.layers, dense.outputs(theta), dense.y)
     relative = projection.gap / projection.target
-    curvature = np.linalg.eigvalsh(dense.hessian(theta))
-    kinks = 0 if smooth else count_kinks(dense, theta)
+    hessian = dense.hessian(theta)
+    curvature = np.linalg.eigvalsh(hessian if kept is None else kept.T @ hessian @ kept)
     return {
         "final/loss": loss,
         "final/gradient_norm": float(np.linalg.norm(gradient)),
@@ -151,8 +222,8 @@ def measure_point(dense, theta, *, smooth):
         "theorem/rank": int(projection.ranks.sum()),
         "theorem/outputs": dense.y.size,
         "theorem/terms": projection.terms,  # [layers]
-        "hessian/smallest": float(curvature[0]),
-        "hessian/largest": float(curvature[-1]),
+        "hessian/smallest": float(curvature[0]) if len(curvature) else 0.0,
+        "hessian/largest": float(curvature[-1]) if len(curvature) else 0.0,
     }
 
 
@@ -174,17 +245,28 @@ def row_network(row):
     return NetworkConfig(width=width, depth=depth, widths=tuple(row["widths"]))
 
 
+def is_stationary(rows):
+    """Which rows are at a stationary point, [bool]."""
+    return rows["final/converged"] == 1  # True, or 1 in results of earlier versions
+
+
 def axis_slopes(group, axis, confidence):
     """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}.
 
-    Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more.
+    Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more: over the seeds
+    with a stationary point at each level. Of nothing, where fewer than REACHED of the runs are at one.
     """
     other = {"units": "layers", "layers": "units"}[axis]
     rows = with_shape(group)
     # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
-    rows = rows.assign(loss=rows["final/loss"].astype(float).clip(lower=1e-32))
-    several = ((value, found) for value, found in rows.groupby(other) if found[axis].nunique() > 1)
-    return {value: axis_trend(found, axis, "loss", power_law=True, level=confidence).slope for value, found in several}
+    rows = rows.assign(loss=rows["final/loss"].astype(float).clip(lower=1e-32).where(is_stationary(rows)))
+    several = {value: found for value, found in rows.groupby(other) if found[axis].nunique() > 1}
+    return {
+        value: axis_trend(found, axis, "loss", power_law=True, level=confidence).slope
+        if found["loss"].notna().mean() >= REACHED
+        else t_interval([], confidence)
+        for value, found in several.items()
+    }
 
 
 def judge(results):
@@ -193,7 +275,9 @@ def judge(results):
     test = (
         "One-sided t-tests over seeds of the slope of log2 training loss against log2(width) at each depth, and "
         "against log2(depth) at each width. Supported where every one of them lies below 0; refuted where any shows "
-        f"that the loss falls by less than a factor of {factor:g} a doubling, or rises."
+        f"that the loss falls by less than a factor of {factor:g} a doubling, or rises. Only stationary points count "
+        f"(gap to the theorem's value at most {CONVERGED:g} of ||Y||^2 / 2n), and of a trend nothing is decided where "
+        f"fewer than {100 * REACHED:g} % of its runs reached one."
     )
     measured = results.measured("final/loss")
     if not len(measured):
@@ -212,9 +296,11 @@ def judge_shapes(group, factor, confidence) -> Finding:
             text = f"no gain with {AXES[axis][0]} at {AXES[axis][1]} {int(value)}"
             flat.append(Statement(text, (above(slope, -math.log2(factor)),)))
     both = all(slopes.values())
+    reached = is_stationary(group.rows)
     return Finding(
         group.label,
-        ", ".join(describe_slopes(found, axis) for axis, found in slopes.items()),
+        f"{int(reached.sum())} of {len(reached)} runs at a stationary point, "
+        + ", ".join(describe_slopes(found, axis) for axis, found in slopes.items()),
         supports=(Statement("falls with width and depth everywhere", tuple(falls)),) if both else (),
         refutes=tuple(flat),
     )
@@ -233,13 +319,16 @@ def describe_slopes(slopes, axis):
 
 
 def describe_convergence(table):
-    """How many runs reached the theorem's value, stopped at a kink, or neither."""
-    converged = table["final/converged"] == 1  # True, or 1 in results of earlier versions
-    kinks = int(table["final/at_kink"].sum())
-    gap = f" (largest relative gap {table['theorem/relative_gap'][converged].max():.1g})" if converged.any() else ""
+    """How many runs reached the theorem's value, at kinks or not, stopped at a kink, or neither."""
+    reached = is_stationary(table)
+    stopped = int(table["final/at_kink"].sum())
+    gap = ""
+    if reached.any():
+        kinks = int((table["final/kinks"][reached] > 0).sum()) if "final/kinks" in table else 0
+        gap = f" (largest relative gap {table['theorem/relative_gap'][reached].max():.1g}), {kinks} of them at kinks"
     return (
-        f"{int(converged.sum())} of {len(table)} runs converged to the theorem's value{gap}, {kinks} stopped at a "
-        f"kink, {int((~converged).sum()) - kinks} did not converge."
+        f"{int(reached.sum())} of {len(table)} runs converged to the theorem's value{gap}; {stopped} stopped at a "
+        f"kink, {int((~reached).sum()) - stopped} did not converge, and these are left out."
     )
 
 
