@@ -63,16 +63,25 @@ def flat_at_one(axis):
     return exponents
 
 
+SHARE_MARGIN = 0.1  # of elimination, in shares of the certified minimum's loss above default initialization
+
+
 def elimination(excess):
-    """Runs that left the certified minimum; excess: (effect) -> log10 above the default's loss, in units of SIZE."""
+    """Runs that left the certified minimum; excess: (effect) -> share of its loss that the network keeps.
+
+    In units of a tenth of the margin, which is what the share spreads by.
+    """
     def fill(draw, table, effect):
+        size, high = 0.1 * SHARE_MARGIN, 1.0
         constant = {
-            "certificate/radius": 0.1, "certificate/floor": 10.0, "reference/loss": 0.01, "final/objective": 5.0,
+            "certificate/radius": 0.1, "certificate/floor": high, "final/objective": 0.5, "final/gradient_norm": 1e-8,
             "final/a": 0.1, "peak/a": 1.0, "final/exponent": 9.0, "peak/exponent": 3.0, "final/neurons": 1.0,
             "peak/neurons": 1.0,
         }  # fmt: skip
-        loss = 10 ** (-2 + SIZE * excess(effect) + draw(0, SIZE))
-        return {"final/network_loss": loss, **{name: np.full(len(table), value) for name, value in constant.items()}}
+        reference = 0.1 + draw(0, size * PAIRED)
+        loss = reference + size * excess(effect) * (high - reference) + draw(1, size * PAIRED)
+        filled = {name: np.full(len(table), value) for name, value in constant.items()}
+        return {"final/network_loss": loss, "reference/loss": reference, **filled}
 
     return fill
 
@@ -131,9 +140,9 @@ SCENARIOS = [
     Scenario("depth_width", "the loss falls with width and depth by just the margin", "refuted",
              depth_width("width", lambda e, table: (e - DOUBLING, e - DOUBLING)), SHAPES),
     Scenario("elimination", "the network ends above by just the margin", "supported",
-             elimination(lambda e: FACTOR - e), {"trainable": ["all"]}, axis="train_size"),
+             elimination(lambda e: 10 - e), {"trainable": ["all"]}, axis="train_size"),
     Scenario("elimination", "the network ends above by just the margin", "refuted",
-             elimination(lambda e: FACTOR + e), {"trainable": ["all"]}, axis="train_size"),
+             elimination(lambda e: 10 + e), {"trainable": ["all"]}, axis="train_size"),
     Scenario("sharpness", "large batches are as sharp as small ones, and much worse", "supported",
              sharpness(lambda e: e, lambda e: np.full_like(e, EVIDENT)), {}),
     Scenario("sharpness", "large batches are much sharper, and as good", "supported",
