@@ -19,6 +19,8 @@ Berger 1982), so it needs no correction for their number. `decide` does the rest
 import math
 from dataclasses import dataclass
 
+from scipy import special
+
 from analysis.statistics import one_sided_p
 from judging.looks import ERROR
 from judging.power import MAX_SEEDS, seeds_needed
@@ -52,19 +54,24 @@ class Test:
         return self.n == 0 and not math.isnan(self.p_value)
 
 
-def above(estimate, bound: float = 0.0) -> Test:
-    """Does the mean over seeds lie above the bound?  estimate: anything with mean, std and n, as t_interval gives."""
-    return _t_test(estimate, bound, above=True)
+def above(estimate, bound: float = 0.0, error: float = 0.0) -> Test:
+    """Does the mean over seeds lie above the bound?  estimate: anything with mean, std and n, as t_interval gives.
+
+    error: standard deviation that the value of one seed has by itself, such as that of an accuracy on few images. A few
+    values may lie closer together than that by luck, most of all skewed ones; so the test must pass with this spread
+    too, as a z-test.
+    """
+    return _t_test(estimate, bound, error, above=True)
 
 
-def below(estimate, bound: float = 0.0) -> Test:
+def below(estimate, bound: float = 0.0, error: float = 0.0) -> Test:
     """Does the mean over seeds lie below the bound?"""
-    return _t_test(estimate, bound, above=False)
+    return _t_test(estimate, bound, error, above=False)
 
 
-def within(estimate, low: float, high: float) -> tuple:
+def within(estimate, low: float, high: float, error: float = 0.0) -> tuple:
     """Does the mean over seeds lie between two bounds?  Two one-sided tests (Schuirmann 1987)."""
-    return above(estimate, low), below(estimate, high)
+    return above(estimate, low, error), below(estimate, high, error)
 
 
 def fact(holds: bool) -> Test:
@@ -72,13 +79,17 @@ def fact(holds: bool) -> Test:
     return Test(0.0 if holds else 1.0)
 
 
-def _t_test(estimate, bound, *, above):
+def _t_test(estimate, bound, error, *, above):
     if estimate.n < MIN_SEEDS:
         return Test(math.nan, estimate.n)
     distance = (estimate.mean - bound) * (1 if above else -1)
-    spread = estimate.std > ROUNDING * max(abs(estimate.mean), abs(bound))
-    effect = distance / estimate.std if spread else math.inf if distance > 0 else 0.0
-    return Test(one_sided_p(estimate, bound, above=above), estimate.n, effect)
+    std = max(estimate.std, error)
+    spread = std > ROUNDING * max(abs(estimate.mean), abs(bound))
+    effect = distance / std if spread else math.inf if distance > 0 else 0.0
+    p_value = one_sided_p(estimate, bound, above=above)
+    if error > 0:
+        p_value = max(p_value, float(special.ndtr(-distance / (error / math.sqrt(estimate.n)))))
+    return Test(p_value, estimate.n, effect)
 
 
 @dataclass(frozen=True)

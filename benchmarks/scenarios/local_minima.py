@@ -107,7 +107,8 @@ def edge_of_stability(ratio, size):
     def fill(draw, table, effect):
         late = 10 ** (size * ratio(effect) + draw(0, size))
         constant = {
-            "late/near": 0.5, "late/rising_steps": 0.4, "reached_step": 100.0, "start/loss": 1.0, "train/loss": 0.01,
+            "late/spread": size, "late/near": 0.5, "late/rising_steps": 0.4, "reached_step": 100.0, "start/loss": 1.0,
+            "train/loss": 0.01,
         }  # fmt: skip
         return {"late/ratio": late, **{name: np.full(len(table), value) for name, value in constant.items()}}
 

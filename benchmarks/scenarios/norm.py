@@ -63,6 +63,7 @@ def randomization(true, random, regularized):
         return {
             "test/accuracy": 0.5 + CHANCE_MARGIN * above + draw(noisy | decayed, CHANCE_MARGIN / EVIDENT),
             "chance": np.full(len(table), 0.5),
+            "test/images": np.full(len(table), 0.25 / (CHANCE_MARGIN / EVIDENT) ** 2),  # whose sampling error is that
             "fitted_epoch": np.full(len(table), 10.0),
         }
 

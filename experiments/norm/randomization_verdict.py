@@ -6,10 +6,11 @@ from analysis.statistics import Interval, Trend, monotone_trend, t_interval
 from judging.decision import Finding, Statement, above, decide, fact, within
 from judging.results import paired_by_seed
 from judging.verdict import Verdict
-from judging.wording import field_text, format_interval, format_points
+from judging.wording import field_text, format_factor, format_interval, format_points
 from reporting import figures as plots
 
 PIXELS = {"shuffled": "shuffled pixels", "random": "random pixels", "gaussian": "Gaussian pixels"}
+STRENGTHS = {"weight_decay": "coefficient", "dropout": "dropout"}  # the field that says how strong a regularizer is
 NOISE = ("random labels", *PIXELS.values())  # nothing that was learned from it holds on the test set
 
 
@@ -60,6 +61,12 @@ def trend_over_p(rows, values, confidence) -> Trend:
     return monotone_trend(2.0 ** rows["label_noise"], values.astype(float), rows["seed"], confidence)
 
 
+def sampling_error(rows, accuracy) -> float:
+    """Standard deviation of an accuracy on as many test images as the rows had; 0 where that was not kept."""
+    images = rows["test/images"].mean() if "test/images" in rows else np.nan
+    return float(np.sqrt(accuracy * (1 - accuracy) / images)) if images > 0 and 0 < accuracy < 1 else 0.0
+
+
 def statements(true, random, regularized, chance, margin) -> tuple:
     """(supports, refutes) of one network: `true`, `random` are its unregularized rows, `regularized` {name: rows} those
     on true labels.
@@ -68,10 +75,10 @@ def statements(true, random, regularized, chance, margin) -> tuple:
     """
 
     def at_chance(rows):
-        return within(interval(rows), chance - margin, chance + margin)
+        return within(interval(rows), chance - margin, chance + margin, sampling_error(rows, chance))
 
     def generalizes(rows):
-        return above(interval(rows), chance + margin)
+        return above(interval(rows), chance + margin, sampling_error(rows, chance + margin))
 
     if true is None:
         return (), ()
@@ -114,6 +121,8 @@ def judge_group(group, margin, confidence) -> Finding:
             for name, gain in gains.items() if gain.n
         ]  # fmt: skip
     parts += describe_sweep(plain, confidence)
+    parts += describe_doses(settings, true, confidence)
+    parts += describe_margins(true, plain.get("random labels"), confidence)
     return Finding(group.label, ", ".join(parts) or "no run without explicit regularizers", *said)
 
 
@@ -142,6 +151,53 @@ def describe_sweep(plain, confidence):
     ]  # fmt: skip
 
 
+def doses(settings):
+    """{regularizer: [(strength, {condition: rows})] by strength} of those that were tried at several strengths.
+
+    The strength is the coefficient of weight decay or the rate of dropout; `all` and `augment` have no scale.
+    """
+    found = {}
+    for conditions in settings.values():
+        first = next(iter(conditions.values())).iloc[0]
+        name = first["explicit_regularizer"]
+        if name in STRENGTHS:
+            found.setdefault(name, []).append((float(first[STRENGTHS[name]]), conditions))
+    return {name: sorted(curve, key=lambda dose: dose[0]) for name, curve in found.items() if len(curve) > 1}
+
+
+def describe_doses(settings, true, confidence):
+    """[text]: what each dose of a regularizer gains on true labels, and whether random labels are still fitted."""
+    parts = []
+    for name, curve in doses(settings).items():
+        told = []
+        for strength, conditions in curve:
+            text = field_text(strength)
+            if true is not None and "true labels" in conditions:
+                gain = paired_by_seed(conditions["true labels"], true, "test/accuracy", confidence)
+                text += f": {format_points(gain)} on true labels"
+            if "random labels" in conditions:
+                rows = conditions["random labels"]
+                text += f", random labels fitted in {count_fitted(rows)} of {len(rows)} runs"
+            told.append(text)
+        parts.append(f"doses of {name.replace('_', ' ')}: {'; '.join(told)}")
+    return parts
+
+
+def describe_margins(true, random, confidence):
+    """[text] of the median normalized margin on random labels over that on true ones, where runs of a seed fitted both.
+    """
+    if true is None or random is None or "margin/median" not in true:
+        return []
+    both = []
+    for rows in (true, random):
+        fitted = rows[rows["fitted_epoch"].notna() & (rows["margin/median"].astype(float) > 0)]
+        both.append(fitted.assign(margin=np.log10(fitted["margin/median"].astype(float))))
+    ratio = paired_by_seed(both[1], both[0], "margin", confidence)
+    if not ratio.n:
+        return []
+    return [f"median normalized margin on random labels {format_factor(ratio)} times that on true ones"]
+
+
 def judge(results):
     """Test accuracy of each network on true labels, on noise that it fits, and with explicit regularizers.
 
@@ -149,7 +205,8 @@ def judge(results):
     """
     margin = results.margins["margin"]
     test = (
-        f"One-sided t-tests over seeds of test accuracy; at chance is within {margin:g} of it. Refuted where a network "
+        f"One-sided t-tests over seeds of test accuracy, whose spread counts as no smaller than the sampling error of "
+        f"its test images; at chance is within {margin:g} of it. Refuted where a network "
         "without explicit regularizers is right on 99 % of its randomly labelled training images in every run and at "
         "chance on the test set, and with true labels, by the same recipe, above chance by more than that. Supported "
         "where every network on true labels is at chance without explicit regularizers, and above it with one of them."
@@ -169,6 +226,8 @@ def figures(results):
         if any(group.rows["label_noise"].between(0, 1, inclusive="neither").any() for group in measured):
             result["label_corruption"] = plot_corruption(measured)
         result["regularizers"] = plot_regularizers(measured)
+        if any(doses(conditions_by_setting(group)) for group in measured):
+            result["doses"] = plot_doses(measured)
     return result
 
 
@@ -222,6 +281,27 @@ def plot_corruption(groups):
     for axis in axes.flat:
         axis.set_xlabel("probability of a random label")
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_doses(groups):
+    """Accuracy on both sets against the strength of a regularizer, for true and for random labels."""
+    curves = [
+        (group, name, curve)
+        for group in groups for name, curve in doses(conditions_by_setting(group)).items()
+    ]  # fmt: skip
+    figure, axes = plots.new(len(curves), 2, width=4.8, height=3.3)
+    for row_of_axes, (group, name, curve) in zip(axes, curves):
+        for axis, column, label in zip(row_of_axes, ("train/accuracy", "test/accuracy"), ("training", "test")):
+            for condition, style in zip(("true labels", "random labels"), plots.styles()):
+                found = [(strength, rows[condition]) for strength, rows in curve if condition in rows]
+                values = [interval(rows, column) for _, rows in found]
+                if any(value.n for value in values):
+                    plots.interval_line(axis, [strength for strength, _ in found], values, label=condition, **style)
+            axis.axhline(group.rows["chance"].max(), linestyle=":", color="0.4", linewidth=1)
+            axis.set(xscale="log", ylim=(0, 1.05), xlabel=f"{name.replace('_', ' ')}", ylabel=f"{label} accuracy")
+            axis.set_title(group.label)
+        row_of_axes[0].legend()
     return figure
 
 
