@@ -40,11 +40,12 @@ CLAIM = Claim(
 # networks become steps between examples, whose minima lie at infinity. Chosen by that alone: docs/verdicts.md.
 GRID = {
     "train_size": [1400], "inputs": [3], "activation": ["relu", "leaky_relu", "tanh"], "depth": [1, 2],
-    "width": [1, 2, 3], "batch_size": [50], "hold_kinks": [True], "bfgs_iterations": [2000],
-    "newton_iterations": [20], "seed": [0, 1, 2],
+    "width": [1, 2], "batch_size": [50], "hold_kinks": [True], "bfgs_iterations": [2000],
+    "newton_iterations": [20], "starts": [4], "seed": [0, 1, 2],
 }  # fmt: skip
 COLUMNS = {
     "sgd/loss": "loss after SGD",
+    "starts/taken": "starts until a stationary point",
     "lbfgs/iterations": "L-BFGS iterations taken",
     "bfgs/iterations": "BFGS iterations taken",
     "newton/iterations": "Newton steps taken",
@@ -93,6 +94,14 @@ class Config:
         default=False,
         metadata={"help": "relu, leaky_relu: go to stationary points at kinks, by smoothing them first", "added": True},
     )
+    starts: int = field(
+        default=1,
+        metadata={
+            "help": "where the end is no stationary point, begin again from other initial weights, without SGD: starts "
+            "in all, at most",
+            "added": True,
+        },
+    )
     inputs: int = field(
         default=0,
         metadata={"help": "principal components of the images that are the inputs; 0: all pixels", "added": True},
@@ -103,6 +112,8 @@ class Config:
         for name in ("lbfgs_iterations", "newton_iterations", "bfgs_iterations", "inputs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.starts < 1:
+            raise ValueError(f"starts must be at least 1, got {self.starts}")
         if self.training.loss != "squared":
             message = "depth_width has a theorem of the squared loss: loss must be squared"
             raise ValueError(f"{message}, got {self.training.loss!r}")
@@ -159,27 +170,39 @@ def measure(config, data, run):
     history = fit(model, data, config.training, seed=config.seed, run=run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
-    dense, start, activation = dense_network(config, data), get_parameters(model), config.network.activation
-    if config.hold_kinks and activation in LEAKS:
-        iterations = config.lbfgs_iterations, config.bfgs_iterations, config.newton_iterations
-        point = kink_point(dense, start, LEAKS[activation], *iterations)
-        theta, counts, measured = point.theta, point.counts, measure_kink_point(dense, point)
-    else:
-        theta, counts = stationary_point(
-            dense, start, config.lbfgs_iterations, config.newton_iterations, config.bfgs_iterations
-        )
-        measured = measure_point(dense, theta, kinks=0 if activation in SMOOTH else count_kinks(dense, theta))
+    dense, start = dense_network(config, data), get_parameters(model)
+    sgd = dense.value_and_gradient(start)[0]
+    for taken in range(1, config.starts + 1):
+        theta, measured = descend(dense, start, config)
+        if measured["final/converged"] or taken == config.starts:
+            break
+        another = dataclasses.replace(config, seed=config.seed + taken * 10**6)
+        start = get_parameters(build_network(another, data))
     set_parameters(model, theta)
     evaluated = evaluate_splits(model, data, "squared")
     return {
         "diverged_epoch": None,
-        "sgd/loss": dense.value_and_gradient(start)[0],
-        **counts,
+        "sgd/loss": sgd,
+        "starts/taken": taken,
         **measured,
         **{name: evaluated[name] for name in ("train/accuracy", "test/accuracy")},  # final/loss is the exact loss
         "affine/loss": affine_optimum(config, data, run).loss,
         "parameters": dense.parameter_count,
     }
+
+
+def descend(dense, start, config):
+    """(theta [p], {column: value}) of the point downhill from the parameters start [p]."""
+    activation = config.network.activation
+    iterations = {
+        f"{name}_iterations": getattr(config, f"{name}_iterations") for name in ("lbfgs", "bfgs", "newton")
+    }  # fmt: skip
+    if config.hold_kinks and activation in LEAKS:
+        point = kink_point(dense, start, LEAKS[activation], **iterations)
+        return point.theta, {**point.counts, **measure_kink_point(dense, point)}
+    theta, counts = stationary_point(dense, start, **iterations)
+    kinks = 0 if activation in SMOOTH else count_kinks(dense, theta)
+    return theta, {**counts, **measure_point(dense, theta, kinks=kinks)}
 
 
 def measure_kink_point(dense, point):

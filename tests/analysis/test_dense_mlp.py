@@ -60,6 +60,32 @@ def test_preactivations_are_what_the_activations_see():
     np.testing.assert_allclose(second, np.tanh(first) @ kernel + bias, rtol=1e-12)
 
 
+def test_sensitivities_and_gradients_of_preactivations_are_differences():
+    x, y, widths = random_problem(seed=4)
+    dense = DenseMLP(x, y, widths, "tanh")
+    theta = np.random.default_rng(5).standard_normal(dense.parameter_count)
+    masks = [np.zeros((7, 4), bool), np.zeros((7, 3), bool)]
+    masks[0][2, 1] = masks[1][5, 0] = masks[1][0, 2] = True
+
+    def chosen(at):
+        return np.concatenate([z[mask] for z, mask in zip(dense.preactivations(at), masks)])
+
+    step = 1e-5
+    differences = [(chosen(theta + step * e) - chosen(theta - step * e)) / (2 * step) for e in np.eye(len(theta))]
+    np.testing.assert_allclose(dense.preactivation_gradients(theta, masks), np.stack(differences, axis=1), atol=1e-8)
+    moved = []
+    for sign in (1, -1):  # the output of one unit of the first layer for one example, moved by its activation
+        shift = np.zeros((7, 4))
+        shift[3, 2] = sign * step
+
+        def nudged(z, shift=shift):
+            value, slope, bend = ACTIVATIONS["tanh"](z)
+            return value + shift, slope, bend
+
+        moved.append(dense.with_activations([nudged, ACTIVATIONS["tanh"]]).value_and_gradient(theta)[0])
+    assert dense.sensitivities(theta)[0][3, 2] == pytest.approx((moved[0] - moved[1]) / (2 * step), abs=1e-8)
+
+
 def test_bad_arrays_are_refused():
     x, y, widths = random_problem()
     with pytest.raises(ValueError, match="activation must be one of"):

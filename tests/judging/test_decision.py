@@ -73,6 +73,17 @@ def test_equal_values_on_the_bound_show_nothing(function):
     assert function(t_interval([0.3] * 6), 0.3).p_value == 1.0 and function(t_interval([0.3] * 6), 0.3).effect == 0.0
 
 
+def test_a_spread_counts_as_no_smaller_than_the_error_of_a_single_value():
+    close = t_interval([1.0, 1.001, 0.999])
+    assert above(close, 0.0, 2.0).p_value == pytest.approx(stats.norm.sf(np.sqrt(3) / 2))
+    assert above(close, 0.0, 2.0).effect == pytest.approx(0.5)
+    far = t_interval([1.0, 3.0, 5.0])
+    assert above(far, 0.0, 0.1).p_value == above(far).p_value  # its own spread is larger
+    assert below(close, 2.0, 0.1).p_value == pytest.approx(below(close, 2.0).p_value)
+    assert [test.p_value for test in within(close, 0.0, 2.0, 2.0)] == [above(close, 0.0, 2.0).p_value] * 2
+    assert above(t_interval([1.0, 1.0, 1.0]), 0.0, 1.0).p_value == pytest.approx(max(stats.norm.sf(np.sqrt(3)), 1 / 8))
+
+
 def test_a_conjunction_has_its_largest_p_value():
     assert Statement("so", (Test(0.01, 5), Test(0.2, 5), fact(True))).p_value == 0.2
     assert Statement("so", (Test(0.0, 5), Test(math.nan, 2))).p_value == 1.0

@@ -1,4 +1,5 @@
 """experiments/local_minima/depth_width.py: runs to stationary points, what is refused, judge and figures."""
+import dataclasses
 import re
 import warnings
 
@@ -7,13 +8,15 @@ import pandas as pd
 import pytest
 
 import run_local_minima
-from experiments.local_minima.depth_width import CONVERGED, EXPERIMENT
+from experiments.local_minima.depth_width import CONVERGED, EXPERIMENT, principal_components
 from harness import runner
 from harness.runner import InvalidInput
 from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
+from training.data import DataConfig, load
 
 TINY = {"dataset": "gaussian", "train_size": 30, "test_size": 20, "batch_size": 10, "epochs": 2}
-FEW = {**TINY, "inputs": 0, "hold_kinks": False, "bfgs_iterations": 0, "lbfgs_iterations": 200, "newton_iterations": 6}
+BEFORE = {"inputs": 0, "hold_kinks": False, "bfgs_iterations": 0, "starts": 1}  # as in earlier versions
+FEW = {**TINY, **BEFORE, "lbfgs_iterations": 200, "newton_iterations": 6}
 
 
 def run(folder, **options):
@@ -71,6 +74,26 @@ def test_one_config_alone_measures_the_same_and_decides_nothing(report, tmp_path
     assert again.verdict.outcome == "undecided" and "no trend with depth" in again.verdict.reason
 
 
+def test_piecewise_linear_networks_get_to_stationary_points_at_kinks(tmp_path):
+    options = {**TINY, "train_size": 60, "inputs": 2, "width": 2, "depth": 1, "newton_iterations": 20, "seed": [0, 1]}
+    found = run(tmp_path, **options, activation=["relu", "leaky_relu"]).results.table
+    assert found["final/converged"].sum() >= 3 and found["starts/taken"].between(1, 4).all()
+    reached = found[found["final/converged"]]
+    assert (reached["theorem/relative_gap"] <= CONVERGED).all() and (reached["final/at_kink"] == 0).all()
+    assert (reached[["final/ridges", "final/outside"]] == 0).all(axis=None) and (found["parameters"] == 36).all()
+
+
+def test_principal_components_have_unit_size_and_take_the_test_set_along():
+    data = load(DataConfig(dataset="digits", train_size=100, test_size=20), seed=0)
+    few = principal_components(data, 3)
+    assert few.x_train.shape == (100, 3) and few.x_test.shape == (20, 3) and principal_components(data, 0) is data
+    second = few.x_train.T @ few.x_train / 100
+    np.testing.assert_allclose(second, np.eye(3), atol=1e-4)
+    every = principal_components(data, 60)  # and with nearly all of them distances are kept, each direction scaled
+    swapped = principal_components(dataclasses.replace(data, x_test=data.x_train[:20]), 60)
+    np.testing.assert_allclose(swapped.x_test, every.x_train[:20], rtol=1e-3, atol=1e-3)
+
+
 def test_all_diverged_is_undecided(tmp_path):
     report = run(tmp_path, **TINY, activation="relu", width=4, depth=2, seed=0, learning_rate=1e100)
     assert report.verdict.outcome == "undecided" and report.results.table["diverged_epoch"].notna().all()
@@ -85,11 +108,14 @@ def test_all_diverged_is_undecided(tmp_path):
         ({"newton_iterations": -1}, "newton_iterations must be 0 or more"),
         ({"model": "convnet", "activation": "relu"}, "needs --model=mlp"),
         ({"width": 512}, "allowed are 8000 parameters, got 38410"),
+        ({"bfgs_iterations": -1}, "bfgs_iterations must be 0 or more"),
+        ({"starts": 0}, "starts must be at least 1"),
+        ({"inputs": 31}, "these data have 30 principal components, got 31"),
     ],
 )
 def test_refused(given, message, tmp_path):
     with pytest.raises(InvalidInput, match=message):
-        run(tmp_path / "out", **{**TINY, "width": 2, "depth": 1, "seed": 0, **given})
+        run(tmp_path / "out", **{**TINY, "inputs": 0, "width": 2, "depth": 1, "seed": 0, **given})
     assert not (tmp_path / "out").exists()
 
 
@@ -129,9 +155,10 @@ WORSE = shape_grid(lambda w, d: w**-0.3 * d**0.3)
 def test_supported_where_the_loss_falls_along_both():
     verdict = judged(EXPERIMENT, table(BETTER))
     assert verdict.outcome == "supported"
-    assert "mlp, tanh (supported: falls with width and depth everywhere): falls with width at 3 of 3" in verdict.reason
+    assert "mlp, tanh (supported: falls with width and depth everywhere): 36 of 36 runs at a" in verdict.reason
+    assert "at a stationary point, falls with width at 3 of 3" in verdict.reason
     assert "(exponent at depth 1: -0.3 [-0.3, -0.3], 2: " in verdict.reason
-    assert "36 of 36 runs converged to the theorem's value (largest relative gap 1e-12)" in verdict.reason
+    assert "36 of 36 runs converged to the theorem's value (largest relative gap 1e-12), 0 of them at" in verdict.reason
 
 
 def test_refuted_where_it_rises_or_gains_less_than_the_margin():
@@ -186,7 +213,28 @@ def test_runs_that_did_not_converge_are_counted_also_in_results_of_earlier_versi
         row.update({"final/converged": no, "final/at_kink": 1})
     rows[3]["final/converged"] = no
     reason = judged(EXPERIMENT, rows).reason
-    assert "32 of 36 runs converged" in reason and "3 stopped at a kink, 1 did not converge." in reason
+    assert "32 of 36 runs converged" in reason and "3 stopped at a kink, 1 did not converge, and these are" in reason
+
+
+def lost(rows, *chosen):
+    """The rows, of which those of the chosen (width, depth, seed) did not converge and have a loss of no meaning."""
+    return [
+        {**row, "final/converged": False, "final/loss": 99.0}
+        if (row["width"], row["depth"], row["seed"]) in chosen else row
+        for row in rows
+    ]  # fmt: skip
+
+
+def test_runs_that_did_not_converge_are_not_judged_and_too_few_decide_nothing():
+    rows = table(BETTER, seeds=range(5))
+    two = judged(EXPERIMENT, lost(rows, (2, 1, 0), (4, 3, 1)))
+    assert two.outcome == "supported" and "43 of 45 runs at a stationary point" in two.reason
+    # At depth 1, and at width 2: 4 of 15 did not, which is more than a fifth.
+    four = judged(EXPERIMENT, lost(rows, *((2, 1, seed) for seed in range(4))))
+    assert four.outcome == "undecided" and "(exponent at depth 1: not measured, 2: -0.3" in four.reason
+    worse = judged(EXPERIMENT, lost(table(WORSE, seeds=range(5)), *((2, 1, seed) for seed in range(4))))
+    assert worse.outcome == "refuted"  # by what did converge: no gain with depth at widths 4 and 8
+    assert judged(EXPERIMENT, [{**row, "final/converged": False} for row in rows]).outcome == "undecided"
 
 
 def test_a_second_axis_is_another_setting_and_not_more_seeds():
@@ -195,7 +243,7 @@ def test_a_second_axis_is_another_setting_and_not_more_seeds():
     assert verdict.outcome == "refuted" and [outcome for _, outcome in verdict.groups] == ["supported", "refuted"]
     first, second = verdict.reason.removeprefix("Training loss: ").split(". ")[0].split("; ")
     alone = judged(EXPERIMENT, halves[0]).reason
-    assert first.startswith("mlp, tanh, learning rate 0.1 (supported: falls with width and depth everywhere): falls ")
+    assert first.startswith("mlp, tanh, learning rate 0.1 (supported: falls with width and depth everywhere): 36 of ")
     assert second.startswith("mlp, tanh, learning rate 0.2 (refuted: no gain with depth at width 2, ")
     assert alone.startswith("Training loss: " + first.replace(", learning rate 0.1", ""))
     also = [*halves[0], *table(BETTER, learning_rate=0.2)]

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import run_local_minima
 from experiments.local_minima.distillation import EXPERIMENT
 from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
 
@@ -43,6 +44,31 @@ def test_the_margin_is_a_factor_of_the_loss(factors, outcome):
 def test_a_wider_margin_makes_a_change_of_nothing():
     table = pd.DataFrame(distilled(HIGH, np.array(HIGH) * [0.8, 0.81, 0.79]))
     assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin_factor": 1.5})).outcome == "supported"
+
+
+def test_the_affine_model_and_a_network_of_comparable_loss_are_controls():
+    rows = distilled(HIGH, LOW)
+    for row, affine in zip(rows, (0.11, 0.1, 0.12)):
+        row.update({"teacher/loss": 0.5, "affine/train/loss": affine, "comparable/train/loss": 0.5,
+                    "control/train/loss": 0.25})  # fmt: skip
+    verdict = judged(EXPERIMENT, rows)  # what does the same to an affine model is no leaving of the minimum
+    assert verdict.outcome == "undecided" and "the affine model's goes to 0.219 [0.174, 0.276] times" in verdict.reason
+    assert "of a network from scratch, from a comparable loss, to 0.5 [0.5, 0.5] times" in verdict.reason
+    still = [{**row, "affine/train/loss": 0.5 + 0.001 * i} for i, row in enumerate(rows)]
+    assert judged(EXPERIMENT, still).outcome == "refuted"
+    assert judged(EXPERIMENT, [{**row, "affine/train/loss": np.nan} for row in rows]).outcome == "refuted"
+
+
+def test_the_controls_are_measured(tmp_path):
+    options = {"width": 16, "train_size": 200, "test_size": 50, "epochs": 6, "distillation_epochs": 3, "seed": 0}
+    report = run_local_minima.run("distillation", out_dir=tmp_path, quiet=True, **options)
+    row = report.results.table.iloc[0]
+    assert row["affine/train/loss"] == pytest.approx(row["teacher/loss"], rel=0.5)
+    assert row["affine/train/loss"] >= row["teacher/loss"] * (1 - 1e-5)  # which is the lowest that affine maps have
+    assert row["comparable/train/loss"] <= row["distilled/train/loss"] and 1 <= row["comparable/epochs"] <= 6
+    assert row["control/train/loss"] < row["comparable/train/loss"]
+    history = report.results.histories[row["config_id"]]
+    assert (history["stage"] == "comparable").sum() == row["comparable/epochs"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 """experiments/norm/randomization_verdict.py: the rule of the verdict, and what is grouped, on tables made by hand."""
+import numpy as np
 import pandas as pd
 
 from experiments.norm import randomization_verdict
@@ -43,6 +44,45 @@ def test_the_margin_says_what_is_at_chance():
     table = pd.DataFrame(setting(GOOD) + setting([0.16, 0.17, 0.18], 1.0))
     for margin, outcome in ((0.05, "undecided"), (0.2, "refuted")):
         assert EXPERIMENT.judge(EXPERIMENT.results(table, margins={"margin": margin})).outcome == outcome
+
+
+def test_a_few_images_do_not_tell_chance_however_much_seeds_agree():
+    found = setting(GOOD) + setting([0.1, 0.1001, 0.1002], 1.0)
+    assert judged(EXPERIMENT, found).outcome == "refuted"
+    for images, outcome in ((20, "undecided"), (2000, "refuted")):
+        assert judged(EXPERIMENT, [{**row, "test/images": images} for row in found]).outcome == outcome
+
+
+def dose(strength, gain, fitted):
+    options = {"regularizer": "weight_decay"}
+    rows = setting([a + gain for a in GOOD], **options) + setting(CHANCE, 1.0, fitted=fitted, **options)
+    return [{**row, "coefficient": strength} for row in rows]
+
+
+def test_doses_of_a_regularizer_are_told_and_drawn():
+    found = setting(GOOD) + setting(CHANCE, 1.0) + dose(1e-2, -0.1, np.nan) + dose(1e-4, 0.01, 12.0)
+    text = (
+        "doses of weight decay: 0.0001: +1 [1, 1] points on true labels, random labels fitted in 3 of 3 runs; 0.01: "
+        "-10 [-10, -10] points on true labels, random labels fitted in 0 of 3 runs"
+    )
+    assert text in judged(EXPERIMENT, found).reason
+    (curve,) = randomization_verdict.doses(
+        randomization_verdict.conditions_by_setting(Group("mlp", pd.DataFrame(found)))
+    ).values()
+    assert [strength for strength, _ in curve] == [1e-4, 1e-2]
+    figure = EXPERIMENT.figures(EXPERIMENT.results(pd.DataFrame(found)))["doses"]
+    assert [len(axis.containers) for axis in figure.axes] == [2, 2]  # true and random labels
+    one = judged(EXPERIMENT, setting(GOOD) + dose(1e-4, 0.01, 12.0))
+    assert "doses" not in one.reason
+
+
+def test_margins_on_true_and_random_labels_are_paired_by_seed():
+    true = [{**row, "margin/median": 0.1 * (1 + row["seed"])} for row in setting(GOOD)]
+    random = [{**row, "margin/median": 0.01 * (1 + row["seed"])} for row in setting(CHANCE, 1.0)]
+    verdict = judged(EXPERIMENT, true + random)
+    assert "median normalized margin on random labels 0.1 [0.1, 0.1] times that on true ones" in verdict.reason
+    unfitted = [{**row, "fitted_epoch": np.nan} for row in random]
+    assert "normalized margin" not in judged(EXPERIMENT, true + unfitted).reason
 
 
 def test_support_needs_every_network():
