@@ -171,7 +171,8 @@ def test_distillation(tmp_path):
     report = run("distillation", tmp_path, **options, learning_rate=0.05, seed=[0, 1])
     table = report.results.table
     assert "mlp, depth 1, width 16 (undecided): by " in report.verdict.reason
-    assert " over 2 seeds; the affine model's goes to " in report.verdict.reason and "needs 3 seeds" in report.verdict.advice
+    assert " over 2 seeds; the affine model's goes to " in report.verdict.reason
+    assert "needs 3 seeds" in report.verdict.advice
     assert table["diverged_epoch"].isna().all()
     assert table["distilled/agreement"].between(0.1, 1).all() and (table["distilled/gradient_norm"] > 0).all()
     assert (table["trained/train/loss"] != table["distilled/train/loss"]).all()
