@@ -241,14 +241,16 @@ def test_distillation(tmp_path):
     report = run("distillation", tmp_path, **options, learning_rate=0.05, seed=[0, 1])
     table = report.results.table
     assert "mlp, depth 1, width 16 (undecided): by " in report.verdict.reason
-    assert " over 2 seeds." in report.verdict.reason and "needs 3 seeds" in report.verdict.advice
+    assert " over 2 seeds; the affine model's goes to " in report.verdict.reason
+    assert "needs 3 seeds" in report.verdict.advice
     assert table["diverged_epoch"].isna().all()
     assert table["distilled/agreement"].between(0.1, 1).all() and (table["distilled/gradient_norm"] > 0).all()
     assert (table["trained/train/loss"] != table["distilled/train/loss"]).all()
     # The teacher is the best affine map on the labels; the student, who knows its outputs only, lies nearer to them.
     assert (table["distilled/imitation_loss"] < table["distilled/train/loss"]).all()
     history = report.results.histories[table["config_id"][0]]
-    assert history.groupby("stage")["epoch"].max().to_dict() == {"distillation": 3, "training": 3}
+    epochs = history.groupby("stage")["epoch"].max().to_dict()
+    assert epochs["distillation"] == epochs["training"] == epochs["affine"] == 3 and epochs["comparable"] <= 3
     assert list(report.folder.glob("figures/distillation.png"))
 
 

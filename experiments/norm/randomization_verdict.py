@@ -186,7 +186,7 @@ def describe_doses(settings, true, confidence):
 def describe_margins(true, random, confidence):
     """[text] of the median normalized margin on random labels over that on true ones, where runs of a seed fitted both.
     """
-    if true is None or random is None or "margin/median" not in true:
+    if true is None or random is None or not {"margin/median", "fitted_epoch"} <= set(true):
         return []
     both = []
     for rows in (true, random):

@@ -37,6 +37,8 @@ SMALL = {  # of real runs, where the experiment has the field: as few images, st
     "ntk_sample": 10,
     "hessian_products": 50,
     "lbfgs_iterations": 20,
+    "bfgs_iterations": 5,
+    "starts": 2,
     "newton_iterations": 2,
     "iterations": 10,
     "steps": 5,

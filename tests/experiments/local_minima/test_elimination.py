@@ -178,7 +178,7 @@ def test_a_second_setting_is_no_second_seed():
     one_seed_each = [row(0, 0.0101, penalty=penalty) for penalty in (0.01, 0.1, 1.0)]
     assert judged(EXPERIMENT, one_seed_each).outcome == "undecided"
     mixed = judged(EXPERIMENT, good(train_size=100) + bad(train_size=200))
-    assert mixed.outcome == "refuted" and mixed.reason.count("; the network itself ") == 2
+    assert mixed.outcome == "refuted" and mixed.reason.count("; the network itself") == 2
     assert "n = 100 (supported: the minimum is eliminated): objective" in mixed.reason
     assert "n = 200 (refuted: left, but for no nearly global one): objective" in mixed.reason
     assert judged(EXPERIMENT, good(penalty=0.1) + good(penalty=1.0)).outcome == "supported"
