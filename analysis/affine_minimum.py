@@ -195,8 +195,8 @@ def _fit_cross_entropy(x, y, tolerance, max_iterations):
 
 # ---- the network
 
-def _relu_mlp_layers(model):
-    """The Dense layers of a ReLU mlp, in order."""
+def relu_mlp_layers(model):
+    """The Dense layers of a ReLU mlp, in order; ValueError, with the reason, for any other model."""
     def is_relu(layer):
         return (isinstance(layer, keras.layers.ReLU) and layer.max_value is None and not layer.negative_slope
                 and not layer.threshold) or (isinstance(layer, keras.layers.Activation)
@@ -238,7 +238,7 @@ def _relu_mlp_layers(model):
 
 def relu_mlp_weights(model):
     """[(kernel [in, out], bias [out]), ...] in float64 of a built ReLU mlp; ValueError for any other model."""
-    return [tuple(np.asarray(v, np.float64) for v in layer.get_weights()) for layer in _relu_mlp_layers(model)]
+    return [tuple(np.asarray(v, np.float64) for v in layer.get_weights()) for layer in relu_mlp_layers(model)]
 
 
 def embed(affine, model, x, *, shift=None, spare="active") -> None:
@@ -253,7 +253,7 @@ def embed(affine, model, x, *, shift=None, spare="active") -> None:
     Raises ValueError: not a ReLU mlp, a hidden width below the rank, wrong input or output size, shift <= 0.
     A float32 model holds the map to float32 rounding only; certify measures that.
     """
-    layers = _relu_mlp_layers(model)
+    layers = relu_mlp_layers(model)
     widths = [layer.units for layer in layers[:-1]]
     x = np.asarray(x).reshape(len(x), -1)
     d, k = affine.weight.shape

@@ -1,4 +1,6 @@
-"""How sharp is a minimum?  Keskar et al. 2017 (1609.04836), Metric 2.1.
+"""How sharp is a minimum?  Keskar et al. 2017 (1609.04836), Metric 2.1, and Kwon et al. 2021 (2102.11600), section 3.
+
+`sharpness` is that of Keskar et al.:
 
     phi(eps, A) = 100 (max_{z in C} f(x + A z) - f(x)) / (1 + f(x)),      C = {z : |z_i| <= eps (|(A^+ x)_i| + 1)}
 
@@ -7,6 +9,14 @@ maximum is sought by a few iterations of L-BFGS-B, as in the paper, so that phi 
 gradient is about 0, and a convex f is largest at a corner of the box, which steps of the gradient's size do not reach:
 so the search runs in units of the box and starts at the corner to which the gradient at a random point of the box
 points.
+
+It depends on the scale of the weights: a ReLU network whose layers trade a factor computes the same function and has
+another sharpness, as it has another Hessian (Dinh et al. 2017). `adaptive_sharpness` moves every parameter
+in units of its own size,
+
+    max_{||u||_2 <= radius} f(x + |x| * u) - f(x)    (elementwise; their definition 2, T_x = diag |x|, p = 2)
+
+and u has the same meaning whatever factors the layers have traded. Parameters that are 0 stay so.
 """
 from dataclasses import dataclass
 
@@ -71,3 +81,41 @@ def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sha
         set_parameters(surface.model, centre)
     largest = max(found["largest"], loss)
     return Sharpness(100 * (largest - loss) / (1 + loss), loss, largest, found["evaluations"])
+
+
+@dataclass(frozen=True)
+class AdaptiveSharpness:
+    value: float            # the rise of the loss, in its own units
+    loss: float             # f(x)
+    evaluations: int        # of loss and gradient
+
+
+def adaptive_sharpness(surface, *, radius, iterations=20, seed=0) -> AdaptiveSharpness:
+    """Kwon et al.'s adaptive sharpness of a TrainingLoss at its model's parameters; the model is left as it was.
+
+    The maximum is sought by u <- radius * g / ||g||, with g the gradient in u, from the ascent step of ASAM (which is
+    this step from u = 0) and from a random direction, `iterations` times each: for a convex f every step rises (the
+    generalized power method, Journee et al. 2010). The largest rise that was seen is a lower bound of the maximum.
+    Raises ValueError for radius <= 0 or iterations < 1.
+    """
+    if not radius > 0 or iterations < 1:
+        raise ValueError(f"need radius > 0 and iterations >= 1, got {radius} and {iterations}")
+    centre = get_parameters(surface.model)
+    sizes = np.abs(centre)
+    random = np.random.default_rng([seed, 37]).standard_normal(len(centre))
+    loss, slope = surface.value_and_gradient()
+    largest, evaluations = loss, 1
+    try:
+        for direction in (sizes * slope, random * (sizes > 0)):
+            for _ in range(iterations):
+                length = np.linalg.norm(direction)
+                if not (length > 0 and np.isfinite(length)):
+                    break
+                set_parameters(surface.model, centre + sizes * (radius * direction / length))
+                value, slope = surface.value_and_gradient()
+                evaluations += 1
+                largest = max(largest, value if np.isfinite(value) else -np.inf)
+                direction = sizes * slope
+    finally:
+        set_parameters(surface.model, centre)
+    return AdaptiveSharpness(largest - loss, loss, evaluations)

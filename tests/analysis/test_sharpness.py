@@ -3,9 +3,12 @@ import keras
 import numpy as np
 import pytest
 
-from analysis.hessian import TrainingLoss
+from analysis.evaluation import predict
+from analysis.hessian import TrainingLoss, largest_eigenvalue
 from analysis.parameters import get_parameters, set_parameters
-from analysis.sharpness import sharpness
+from analysis.scale_invariance import rescale_layers
+from analysis.sharpness import adaptive_sharpness, sharpness
+from models import NetworkConfig, build
 
 
 def linear_problem(curvatures=(4.0, 1.0, 0.25), at=(1.0, -2.0, 0.5), rest=0.0):
@@ -70,3 +73,59 @@ def test_the_search_beats_random_corners():
 def test_bad_values_are_refused(given):
     with pytest.raises(ValueError, match="need epsilon > 0"):
         sharpness(linear_problem()[0], **given)
+
+
+def test_adaptive_sharpness_has_its_closed_form_at_the_minimum_of_a_quadratic():
+    """There f(w + |w| u) - f(w) = 1/2 sum c_i w_i^2 u_i^2, so that the largest c_i w_i^2 has all of u."""
+    surface, c, w = linear_problem(rest=0.7)
+    found = adaptive_sharpness(surface, radius=0.1, iterations=60)
+    assert found.loss == pytest.approx(0.7)
+    assert found.value == pytest.approx(0.5 * np.max(c * w**2) * 0.1**2, rel=1e-6) and np.ptp(c * w**2) > 1
+    np.testing.assert_allclose(get_parameters(surface.model), w)
+    assert adaptive_sharpness(surface, radius=0.2, iterations=60).value == pytest.approx(4 * found.value, rel=1e-6)
+
+
+def test_adaptive_sharpness_beats_random_moves_and_asam_s_own_step():
+    model = build(NetworkConfig(width=6, depth=1, activation="tanh", dtype="float64"), (5,), 3, seed=0)
+    rng = np.random.default_rng(0)
+    surface = TrainingLoss(model, rng.standard_normal((40, 5)), np.eye(3)[rng.integers(3, size=40)], "cross_entropy")
+    theta = get_parameters(model)
+    moves = rng.standard_normal((300, len(theta)))
+    moves = np.abs(theta) * 0.3 * moves / np.linalg.norm(moves, axis=1, keepdims=True)
+    ascent = np.abs(theta) * surface.value_and_gradient()[1]
+    step = np.abs(theta) * 0.3 * ascent / np.linalg.norm(ascent)
+    rises = surface.values_at(theta + np.concatenate([moves, step[None]])) - surface.value()
+    found = adaptive_sharpness(surface, radius=0.3)
+    assert found.value > rises.max() > 0 and found == adaptive_sharpness(surface, radius=0.3)
+
+
+def test_rescaling_layers_changes_every_measure_but_the_adaptive_one():
+    """The same function, by a ReLU network whose two hidden layers' activations are 20 and 5 times as large."""
+    model = build(NetworkConfig(width=8, depth=2, dtype="float64"), (4,), 3, seed=3)
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        if variable.name == "bias":
+            variable.assign(0.3 * rng.standard_normal(variable.shape))
+    x = rng.standard_normal((60, 4))
+    surface = TrainingLoss(model, x, np.eye(3)[rng.integers(3, size=60)], "cross_entropy")
+
+    def measures():
+        return {
+            "keskar": sharpness(surface, epsilon=1e-3).value,
+            "eigenvalue": largest_eigenvalue(surface.hessian(), tolerance=1e-6).value,
+            "adaptive": adaptive_sharpness(surface, radius=0.5).value,
+        }
+
+    outputs, before = predict(model, x), measures()
+    rescale_layers(model, (20.0, 5.0))
+    np.testing.assert_allclose(predict(model, x), outputs, rtol=1e-9, atol=1e-12)
+    after = measures()
+    assert after["adaptive"] == pytest.approx(before["adaptive"], rel=1e-6)
+    assert after["eigenvalue"] > 5 * before["eigenvalue"]
+    assert after["keskar"] > 2 * before["keskar"]
+
+
+@pytest.mark.parametrize("given", [{"radius": 0}, {"radius": np.nan}, {"radius": 0.1, "iterations": 0}])
+def test_bad_values_of_the_adaptive_one_are_refused(given):
+    with pytest.raises(ValueError, match="need radius > 0"):
+        adaptive_sharpness(linear_problem()[0], **given)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from analysis.evaluation import evaluate
 from analysis.parameters import get_parameters
 from models import NetworkConfig, build
 from reporting.run_folder import Run
@@ -137,6 +138,25 @@ def test_probes_survive_a_resume(data, tmp_path):
         fit(network(data), data, training, seed=0, run=run, callbacks=[Interrupt(3)], probe=probe)
     resumed = fit(network(data), data, training, seed=0, run=Run(tmp_path, "a", {}), probe=probe)
     assert sorted(resumed.probes) == [1, 4] and resumed.probes == whole.probes
+
+
+def test_training_ends_where_until_holds_and_a_resumed_stage_knows(data, tmp_path):
+    training = dataclasses.replace(TRAINING, epochs=40)
+    whole = fit(network(data), data, training, seed=0)
+    bound = whole.rows[9]["train/loss"]
+
+    def below(model):
+        return evaluate(model, data.x_train, data.y_train, "squared")[0] <= bound
+
+    model = network(data)
+    early = fit(model, data, training, seed=0, run=Run(tmp_path, "a", {}), until=below)
+    assert 1 < len(early.rows) < 40 and early.diverged_epoch is None and below(model)
+    assert np.isfinite(early.rows[-1]["test/loss"])  # the last epoch's networks are measured on the test set
+    assert [row["train/loss"] for row in early.rows] == [row["train/loss"] for row in whole.rows[: len(early.rows)]]
+    again = network(data, seed=99)
+    resumed = fit(again, data, training, seed=0, run=Run(tmp_path, "a", {}), until=below)
+    assert len(resumed.rows) == len(early.rows)
+    np.testing.assert_array_equal(get_parameters(again), get_parameters(model))
 
 
 def test_checkpoint_of_another_config_is_refused(data, tmp_path):
