@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import run_local_minima
+from harness.grid import identifying
 from harness.runner import InvalidInput
 from reporting.files import read_arrays, read_json, write_json
 from reporting.run_folder import threads_of_process
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 DATA = {"loss": "squared", "dataset": "gaussian", "train_size": 100, "test_size": 50, "batch_size": 25}
 TINY = {
     **DATA, "depth": 1, "width": 32, "learning_rate": 0.05, "epochs": 60, "decay_epochs": (40,), "embedding_epochs": 3,
-    "ball_points": 20, "directions": 2,
+    "ball_points": 20, "directions": 2, "escape_rates": (0.5, 1.5, 1000.0), "rescalings": (0.25, 4.0),
 }  # fmt: skip
 
 
@@ -62,6 +63,64 @@ def test_the_embedding_is_a_certified_local_minimum_that_is_not_global(minimum):
     assert "(95.5 % interval over 2 seeds)" in verdict.reason  # of one look, which has 90 % of the budget
 
 
+def test_training_from_the_minimum_ends_at_a_stationary_point_and_says_its_rate(minimum):
+    table = minimum.results.table
+    assert (table["embedding/learning_rate"] < 0.05).all() and (table["embedding/gradient_norm"] > 0).all()
+    assert (table["embedding/smallest"] > -1e-3 * table["embedding/largest"]).all()
+    text = (minimum.folder / "report.md").read_text()
+    assert "| learning rate of training from the minimum | loss after training from it at that rate |" in text
+
+
+def test_the_step_size_decides_whether_sgd_stays_at_the_certified_minimum(minimum):
+    """Gradient descent stays below 2 / largest eigenvalue and leaves above; minibatches have a threshold of their own.
+    """
+    table = minimum.results.table
+    np.testing.assert_allclose(table["escape/full_batch/unit"], 2 / table["hessian/largest"])
+    assert (table["escape/full_batch/stays"] == 0.5).all() and (table["escape/full_batch/leaves"] == 1.5).all()
+    assert (table["escape/minibatch/leaves"] <= 1000).all()
+    for _, row in table.iterrows():
+        arrays = minimum.results.arrays[row["config_id"]]
+        np.testing.assert_array_equal(arrays["escape/rates"], [0.5, 1.5, 1000])
+        assert 0 < arrays["escape/full_batch/farthest"][0] < 1 < arrays["escape/full_batch/farthest"][1]
+        stayed = arrays["escape/full_batch/losses"][0]
+        assert row["certificate/floor"] <= stayed <= 1.001 * row["minimum/train/loss"]  # nothing lower in the ball
+    assert "all images a step: 2 of 2 leave, from 1.5 times 2 / eigenvalue on" in minimum.verdict.reason
+
+
+def test_flatter_networks_of_the_same_function_are_certified_too(minimum):
+    """With hidden activations four times as large the curvature grows; with a quarter of them it falls."""
+    table = minimum.results.table
+    assert (table["rescaled/4/largest"] > table["hessian/largest"]).all()
+    assert (table["rescaled/0.25/largest"] < table["hessian/largest"]).all()
+    assert (table["flattest/factor"] == 0.25).all() and (table["flattest/radius"] > 0).all()
+    np.testing.assert_array_equal(table["flattest/largest"], table["rescaled/0.25/largest"])
+    np.testing.assert_allclose(table["escape/flattest/unit"], 2 / table["flattest/largest"])
+
+
+def test_the_barrier_is_the_highest_rise_on_the_line(minimum):
+    for _, row in minimum.results.table.iterrows():
+        arrays = minimum.results.arrays[row["config_id"]]
+        assert row["line/barrier"] == pytest.approx(arrays["line/losses"].max() - row["minimum/train/loss"])
+        assert 0 <= row["line/barrier_distance"] <= arrays["line/distances"][-1]
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"escape_rates": (0.5, 0.0)}, "escape_rates must be finite numbers above 0"),
+    ({"escape_rates": (0.5, 0.5)}, "none of them twice"),
+    ({"rescalings": (-1.0,)}, "rescalings must be finite numbers above 0"),
+    ({"escape_steps": 0}, "escape_steps must be at least 1"),
+])  # fmt: skip
+def test_a_sweep_that_cannot_be_is_refused(given, message, tmp_path):
+    with pytest.raises(InvalidInput, match=message):
+        run("affine_minimum", tmp_path / "out", **{**TINY, "seed": 0, **given})
+    assert not (tmp_path / "out").exists()
+
+
+def test_configs_of_earlier_versions_keep_their_ids():
+    config = run_local_minima.EXPERIMENTS["affine_minimum"].config()
+    assert identifying(config).keys().isdisjoint({"escape_rates", "escape_steps", "rescalings"})
+
+
 def test_lines_from_the_minimum_start_at_its_loss_and_end_at_the_trained_network(minimum):
     for _, row in minimum.results.table.iterrows():
         arrays = minimum.results.arrays[row["config_id"]]
@@ -80,7 +139,7 @@ def test_the_report_of_a_real_run_is_complete(minimum):
     for heading in experiment.headings.values():
         assert f"| {heading} " in text
     images = sorted(path.name for path in (minimum.folder / "figures").iterdir())
-    assert images == ["loss_around_the_minimum.png", "training_from_both_starts.png"]
+    assert images == ["leaving_the_minimum.png", "loss_around_the_minimum.png", "training_from_both_starts.png"]
     for image in images:
         content = (minimum.folder / "figures" / image).read_bytes()
         assert f"(figures/{image})" in text and content.startswith(b"\x89PNG") and len(content) > 10_000
@@ -154,6 +213,15 @@ def test_initialization(tmp_path):
     embedded = report.results.over(initialization="embedding")
     assert (embedded["before/train/loss"] < zero["after/train/loss"].min()).all()
     assert (table["before/regularized_loss"] >= table["before/train/loss"]).all()
+    # The relative gradient is that of the loss with its weight decay, in units of loss and parameters.
+    decay = table["after/regularized_loss"] - table["after/train/loss"]
+    np.testing.assert_allclose(decay, 0.5 * 5e-4 * table["after/parameter_norm"] ** 2, rtol=1e-5)
+    relative = table["after/gradient_norm"] * table["after/parameter_norm"] / table["after/regularized_loss"]
+    np.testing.assert_allclose(table["after/relative_gradient"], relative, rtol=1e-12)
+    curved = table["after/smallest_eigenvalue"] < -0.01 * table["after/largest_eigenvalue"].abs()
+    assert (table["after/stationary"].astype(bool) == ((relative <= 0.01) & ~curved)).all()
+    rates = dict(zip(table["initialization"], table["training/learning_rate"]))
+    assert rates["zero"] == rates["default"] == 0.01 > rates["embedding"] > 0
     assert list(report.folder.glob("figures/loss_by_initialization.png"))
 
 

@@ -2,6 +2,12 @@
 
 The affine optimum of the training loss is embedded in a ReLU network. A certificate proves that no network within a
 radius has a lower loss; the same architecture, trained from its default initialization, shows how much lower it gets.
+
+Whether SGD is trapped there is a question of its step size, and the verdict does not rest on it. It is measured beside
+the proof: from which step size on does SGD leave the certified ball, with all images at every step and with
+minibatches, in units of 2 / largest Hessian eigenvalue, at which gradient descent on a quadratic function gets
+unstable; from the same function in flatter networks too, whose layers have traded factors (Dinh et al. 2017); and how
+high the loss rises on the straight line to a trained network.
 """
 import dataclasses
 from dataclasses import dataclass, field
@@ -10,26 +16,40 @@ import numpy as np
 import pandas as pd
 
 from analysis.activations import inactive_fractions
-from analysis.affine_minimum import certify, embed
+from analysis.affine_minimum import certify, embed, relu_mlp_layers
 from analysis.evaluation import evaluate, evaluate_splits
-from analysis.hessian import TrainingLoss, extreme_eigenvalues
+from analysis.hessian import TrainingLoss, extreme_eigenvalues, largest_eigenvalue
 from analysis.parameters import get_parameters, set_parameters
+from analysis.scale_invariance import rescale_layers
 from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, decide, fact
 from judging.verdict import Claim, Verdict
-from judging.wording import format_factor
+from judging.wording import field_text, format_factor, list_words
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
 from training.fit import TrainingConfig, build_network, fit
+from training.plain_sgd import PlainSGD
 
 CLAIM = Claim(
     "All local minima of neural networks are (nearly) global.",
     source="Goldblum et al. 2020, section 2, on a folklore of deep-learning theory",
 )
-GRID = {"depth": [2, 3], "width": [64, 128], "seed": [0, 1, 2]}
+GRID = {
+    "depth": [2, 3],
+    "width": [64, 128],
+    "escape_rates": [(0.5, 0.9, 1.1, 10.0, 100.0, 1000.0)],
+    "rescalings": [(0.3, 0.1, 0.03, 0.01)],
+    "seed": [0, 1, 2],
+}
+WALKS = {  # of the sweep over step sizes: where they start, and what a step sees
+    "full_batch": "all images a step",
+    "minibatch": "minibatches",
+    "flattest": "minibatches, from the flattest rescaled network",
+}
+START = 0.01  # of the certified radius: a walk's distance from the minimum when it begins
 COLUMNS = {
     "affine/loss": "training loss of the affine optimum",
     "affine/gradient_norm": "its gradient norm",
@@ -51,18 +71,41 @@ COLUMNS = {
     "ball/lower": "how many of them have a loss below the minimum's, beyond rounding",
     "ball/smallest_rise": "their smallest loss minus the minimum's",
     "embedding/learning_rate": "learning rate of training from the minimum",
+    "embedding/gradient_norm": "gradient norm where training from the minimum ended",
+    "embedding/largest": "largest Hessian eigenvalue where training from the minimum ended",
+    "embedding/smallest": "smallest Hessian eigenvalue where training from the minimum ended",
     **evaluation_columns("embedding", "trained from the minimum"),
-    "embedding/train/loss": "loss after training from it",
+    "embedding/train/loss": "loss after training from it at that rate",
     "embedding/epochs": "epochs trained from the minimum",
     "embedding/moved": "distance that training moved from the minimum",
     **evaluation_columns("default", "trained from default initialization"),
     "default/train/loss": "loss from default initialization",
     "default/test/accuracy": "its test accuracy",
     "default/epochs": "epochs trained from default initialization",
+    "rescaled/<factor>/radius": "certified radius with hidden activations times the factor",
+    "rescaled/<factor>/largest": "largest Hessian eigenvalue with hidden activations times the factor",
+    "flattest/factor": "factor of the hidden activations at which the largest eigenvalue is least",
+    "flattest/radius": "certified radius of the flattest rescaled network",
+    "flattest/largest": "its largest eigenvalue",
+    **{
+        f"escape/{name}/{column}": f"{text}: {meaning}"
+        for name, text in WALKS.items()
+        for column, meaning in (
+            ("unit", "2 / largest eigenvalue, the unit of rates"),
+            ("stays", "rate below which SGD stays in the certified ball, in that unit"),
+            ("leaves", "least rate tried at which it leaves, in that unit"),
+            ("loss", "training loss after its steps at that rate"),
+        )
+    },
+    "escape/full_batch/leaves": "SGD leaves the certified ball from this rate on (times 2 / largest): full batch",
+    "escape/minibatch/leaves": "minibatches",
+    "line/barrier": "rise of the loss on the straight line to the trained network",
+    "line/barrier_distance": "how far from the minimum the loss on that line is highest",
 }
 TABLE = (
     "minimum/train/loss", "minimum/gradient_norm", "certificate/radius", "hessian/smallest", "hessian/largest",
-    "embedding/train/loss", "default/train/loss", "default/test/accuracy",
+    "embedding/learning_rate", "embedding/train/loss", "escape/full_batch/leaves", "escape/minibatch/leaves",
+    "flattest/radius", "flattest/largest", "line/barrier", "default/train/loss", "default/test/accuracy",
 )  # fmt: skip
 
 
@@ -79,10 +122,31 @@ class Config:
     )
     directions: int = field(default=2, metadata={"help": "random directions along which the loss is drawn"})
     hessian_products: int = field(default=50, metadata={"help": "Hessian-vector products at most for both ends"})
+    escape_rates: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "step sizes at which SGD walks from the minimum, in units of 2 / largest Hessian eigenvalue there; "
+            "none: no walks",
+            "added": True,
+        },
+    )
+    escape_steps: int = field(default=100, metadata={"help": "steps of each of these walks", "added": True})
+    rescalings: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "factors of the hidden activations, in networks of the same function whose largest eigenvalue and "
+            "certified radius are measured; none: none",
+            "added": True,
+        },
+    )
     seed: int = seed_field()
 
     def validate(self):
-        for name in ("ball_points", "directions", "embedding_epochs"):
+        for name in ("escape_rates", "rescalings"):
+            values = getattr(self, name)
+            if not all(0 < value < np.inf for value in values) or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be finite numbers above 0, none of them twice, got {values}")
+        for name in ("ball_points", "directions", "embedding_epochs", "escape_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hessian_products < 50:
@@ -106,7 +170,10 @@ def measure(config, data, run):
     result = {"affine/loss": affine.loss, "affine/gradient_norm": affine.gradient_norm, "affine/rank": affine.rank}
     result.update(measure_minimum(config, model, data, surface, certificate))
     result.update(sample_neighbourhood(config, surface, minimum, certificate.radius, result["minimum/train/loss"]))
-    result.update(train_from_minimum(config, model, data, run, minimum, result["hessian/largest"]))
+    result.update(measure_rescalings(config, model, data, surface, affine, minimum, certificate, result))
+    result.update(walk_from_minimum(config, model, data, surface, minimum, certificate.radius, result))
+    set_parameters(model, minimum)
+    result.update(train_from_minimum(config, model, data, run, surface, minimum, result["hessian/largest"]))
     set_parameters(model, start)
     result.update(train_from_default(config, model, data, run))
     if result["diverged_epoch"] is None:
@@ -163,13 +230,89 @@ def sample_neighbourhood(config, surface, minimum, radius, value):
     }
 
 
-def train_from_minimum(config, model, data, run, minimum, largest_eigenvalue):
-    """Train on from the embedded minimum, at a learning rate that its curvature bears: does the network leave it?"""
+def measure_rescalings(config, model, data, surface, affine, minimum, certificate, result):
+    """Curvature and certified radius of the same function in other networks: hidden activations times a factor.
+
+    And the flattest of them, the embedding itself (factor 1) among them. The model ends there.
+    """
+    if not config.rescalings:
+        return {}
+    found = {1.0: (result["hessian/largest"], certificate.radius)}
+    for factor in config.rescalings:
+        set_rescaled(model, minimum, factor)
+        largest = largest_eigenvalue(surface.hessian()).value
+        found[factor] = largest, certify(model, affine, data.x_train, data.y_train, loss=config.training.loss).radius
+    flattest = min(found, key=lambda factor: found[factor][0])
+    largest, radius = found[flattest]
+    numbers = {"flattest/factor": flattest, "flattest/largest": largest, "flattest/radius": radius}
+    for factor in config.rescalings:
+        numbers[f"rescaled/{factor:g}/largest"], numbers[f"rescaled/{factor:g}/radius"] = found[factor]
+    return numbers
+
+
+def set_rescaled(model, minimum, factor):
+    """The minimum's function with every hidden activation times the factor; to the bit the minimum itself at 1."""
+    set_parameters(model, minimum)
+    if factor != 1:
+        rescale_layers(model, [factor] * (len(relu_mlp_layers(model)) - 1))
+
+
+def walk_from_minimum(config, model, data, surface, minimum, radius, result):
+    """At which step size does plain SGD leave the certified ball?  Full batch, minibatches, and from the flattest.
+
+    Every walk begins START radii away from the minimum, in one random direction: at an exact minimum gradient descent
+    would wait for its rounding errors to grow. Nothing is measured where no ball is certified.
+    """
+    if not config.escape_rates or not radius > 0:
+        return {}
+    sgd = PlainSGD(model, data.x_train, data.y_train, config.training.loss)
+    direction = np.random.default_rng([config.seed, 41]).standard_normal(len(minimum))
+    direction /= np.linalg.norm(direction)
+    batch = min(config.training.batch_size, len(data.x_train))
+    walks = {
+        "full_batch": (1.0, result["hessian/largest"], radius, len(data.x_train)),
+        "minibatch": (1.0, result["hessian/largest"], radius, batch),
+    }
+    if config.rescalings and result["flattest/radius"] > 0:
+        flattest = [result[f"flattest/{name}"] for name in ("factor", "largest", "radius")]
+        walks["flattest"] = (*flattest, batch)
+    rates = np.sort(config.escape_rates)
+    numbers = {"escape/rates": rates}
+    for name, (factor, largest, ball, size) in walks.items():
+        set_rescaled(model, minimum, factor)
+        centre, farthest, losses = get_parameters(model), [], []
+        plan = {"centre": centre, "batch_size": size, "steps": config.escape_steps, "seed": config.seed}
+        for rate in rates:
+            walk = sgd.walk(centre + START * ball * direction, rate=float(rate * 2 / largest), **plan)
+            farthest.append(walk.farthest / ball)
+            losses.append(surface.value() if np.isfinite(walk.farthest) else np.nan)
+        left = np.array(farthest) > 1
+        first = int(np.argmax(left)) if left.any() else len(rates)
+        numbers.update({
+            f"escape/{name}/unit": 2 / largest,
+            f"escape/{name}/stays": float(rates[first - 1]) if first else None,
+            f"escape/{name}/leaves": float(rates[first]) if first < len(rates) else None,
+            f"escape/{name}/loss": float(losses[first]) if first < len(rates) else None,
+            f"escape/{name}/farthest": np.array(farthest),  # [rates], in certified radii
+            f"escape/{name}/losses": np.array(losses),  # [rates]
+        })  # fmt: skip
+    return numbers
+
+
+def train_from_minimum(config, model, data, run, surface, minimum, largest_eigenvalue):
+    """Train on from the embedded minimum, at a learning rate that its curvature bears: does the network leave it?
+
+    Gradient and curvature say whether it ends at a stationary point.
+    """
     rate = min(config.training.learning_rate, stable_rate(config.training, largest_eigenvalue))
     plan = dataclasses.replace(config.training, learning_rate=rate, epochs=config.embedding_epochs, decay_epochs=())
     history = fit(model, data, plan, seed=config.seed, run=run, stage="embedding")
+    ends = extreme_eigenvalues(surface.hessian(), max_products=config.hessian_products, seed=config.seed)
     return {
         "embedding/learning_rate": rate,
+        "embedding/gradient_norm": float(np.linalg.norm(surface.value_and_gradient()[1])),
+        "embedding/largest": ends.largest,
+        "embedding/smallest": ends.smallest,
         **evaluate_splits(model, data, config.training.loss, "embedding"),
         "embedding/epochs": len(history.rows),
         "embedding/moved": float(np.linalg.norm(get_parameters(model) - minimum)),
@@ -192,7 +335,14 @@ def line_between(surface, minimum, trained, radius):
     near = np.linspace(0, 4 * radius / length, 9)
     fractions = np.unique(np.clip(np.concatenate([near, np.linspace(0, 1, 33)]), 0, 1))
     points = (minimum + t * (trained - minimum) for t in fractions)
-    return {"line/distances": fractions * length, "line/losses": surface.values_at(points)}
+    losses = surface.values_at(points)
+    highest = int(np.argmax(losses))
+    return {
+        "line/distances": fractions * length,
+        "line/losses": losses,
+        "line/barrier": float(losses[highest] - losses[0]),
+        "line/barrier_distance": float(fractions[highest] * length),
+    }
 
 
 def judge(results):
@@ -229,7 +379,32 @@ def judge(results):
         "has a lower loss, while default initialization trains the same architecture to a loss "
         f"{describe_ratio(proven, results.confidence)}. "
     )
-    return decide(results, findings, test, opening=opening)
+    return decide(results, findings, test, opening=opening, notes=describe_walks(results))
+
+
+def describe_walks(results):
+    """From which step size on SGD left the certified balls, in words; '' where no walk was taken."""
+    parts = []
+    for name, text in WALKS.items():
+        columns = [f"escape/{name}/{column}" for column in ("unit", "stays", "leaves")]
+        walks = results.table.reindex(columns=columns).astype(float).dropna(subset=columns[:1])
+        if walks.empty:
+            continue
+        left = walks[columns[2]].dropna()
+        rates = f" (a rate of {span(left * walks.loc[left.index, columns[0]])})" if len(left) else ""
+        parts.append(f"{text}: {len(left)} of {len(walks)} leave, from {span(left)} times 2 / eigenvalue on{rates}"
+                     if len(left) else f"{text}: none of {len(walks)} leaves")  # fmt: skip
+    steps = list_words(sorted({field_text(steps) for steps in results.table.get("escape_steps", ())}))
+    return (
+        f" The step size decides whether {steps} steps of SGD stay in the certified ball. {'; '.join(parts)}."
+        if parts else ""
+    )  # fmt: skip
+
+
+def span(values):
+    """`1.1`, or `0.9 to 10`: the least and the largest of some numbers."""
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def beaten_minima(rows, factor):
@@ -264,6 +439,7 @@ def figures(results):
     """The loss around the minimum, and both training curves; what nothing was measured of is left out."""
     drawn = {
         "loss_around_the_minimum": plot_loss_around_minimum(results),
+        "leaving_the_minimum": plot_walks(results),
         "training_from_both_starts": plot_training_curves(results),
     }
     return {name: figure for name, figure in drawn.items() if figure}
@@ -299,6 +475,41 @@ def plot_loss_around_minimum(results):
         axis.set(xscale="log", yscale="log", ylim=(None, top), title=f"{group.label}, seed {row['seed']}")
         axis.set(xlabel="distance in parameter space", ylabel="loss / loss at the minimum")
     axes[0].legend(loc="upper left", frameon=True, framealpha=1)
+    return figure
+
+
+def plot_walks(results):
+    """How far SGD got from the minimum, and the loss it came to, against its step size; None without a walk.
+
+    One row a network, every seed; distances of diverged walks are drawn at the top.
+    """
+    groups = [
+        group for group in results.groups()
+        if any("escape/rates" in results.arrays.get(name, ()) for name in group.rows["config_id"])
+    ]  # fmt: skip
+    if not groups:
+        return None
+    figure, axes = plots.new(len(groups), 2, width=4.8, height=3.2)
+    for (left, right), group in zip(axes, groups):
+        for (name, text), style in zip(WALKS.items(), plots.styles()):
+            label = text
+            for _, row in group.rows.iterrows():
+                arrays = results.arrays.get(row["config_id"], {})
+                if f"escape/{name}/farthest" not in arrays:
+                    continue
+                rates, farthest = arrays["escape/rates"], arrays[f"escape/{name}/farthest"]
+                look = {"color": style["color"], "marker": style["marker"], "alpha": 0.6, "label": label}
+                left.plot(rates, np.minimum(np.nan_to_num(farthest, posinf=1e6), 1e6), **look)
+                right.plot(rates, arrays[f"escape/{name}/losses"] / row["minimum/train/loss"], **look)
+                label = None
+        left.axhline(1, linestyle="--", color="black")
+        left.set(ylabel="largest distance / certified radius")
+        right.set(ylabel="loss after it / loss at the minimum")
+        for axis in (left, right):
+            axis.axvline(1, linestyle=":", color="black")
+            axis.set(xscale="log", yscale="log", xlabel="step size / (2 / largest eigenvalue)")
+        left.set_title(group.label, loc="left")
+        left.legend()
     return figure
 
 

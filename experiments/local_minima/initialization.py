@@ -2,6 +2,15 @@
 
 Loss, gradient norm, both ends of the Hessian's spectrum, inactive units and accuracies, before and after training, for
 the paper's initializations. Weight decay enters loss and gradient exactly once (the original code under-counts it).
+
+A start that ends at a high loss has found a bad minimum only if training has come to rest there. So the verdict counts
+a start only where its run ends (nearly) at a stationary point of the loss that was trained, L with its weight decay:
+
+    ||grad L|| ||theta|| <= NEAR L          to first order, moving theta by its own norm changes L by at most 1 %
+    smallest eigenvalue >= -NEAR largest    no direction is curved downwards by more than 1 % of the largest curvature
+
+Both are free of the scale of loss and weights. Dead units and steps too small to move are told apart by them: weight
+decay pulls at a network that merely did not move.
 """
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,9 +21,10 @@ from analysis.activations import inactive_fractions
 from analysis.affine_minimum import embed
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
+from analysis.parameters import get_parameters
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
-from judging.decision import Finding, Statement, above, below, decide
+from judging.decision import Finding, Statement, above, below, decide, fact
 from judging.results import paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
@@ -54,6 +64,7 @@ INITIALIZATIONS = {
     "equal": lambda model, rng: set_all(model, 0.001),
 }
 GRID = {"initialization": list(INITIALIZATIONS), "seed": [0, 1, 2]}
+NEAR = 0.01  # of "nearly" stationary: see above
 
 
 def state_columns(stage):
@@ -61,6 +72,8 @@ def state_columns(stage):
     return {
         f"{stage}/regularized_loss": f"training loss with weight decay {stage}",
         f"{stage}/gradient_norm": f"gradient norm {stage}",
+        f"{stage}/parameter_norm": f"norm of the parameters {stage}",
+        f"{stage}/relative_gradient": f"gradient norm times parameter norm / loss with weight decay {stage}",
         f"{stage}/largest_eigenvalue": f"largest eigenvalue {stage}",
         f"{stage}/smallest_eigenvalue": f"smallest eigenvalue {stage}",
         f"{stage}/eigenvalues_converged": f"did both eigenvalues converge {stage}?",
@@ -77,10 +90,13 @@ COLUMNS = {
     **state_columns("after"),
     "after/train/accuracy": "training accuracy",
     "after/test/accuracy": "test accuracy",
+    "after/stationary": "nearly stationary after?",
+    "training/learning_rate": "learning rate of this start",
 }
 TABLE = (
-    "before/train/loss", "before/gradient_norm", "before/smallest_eigenvalue", "after/train/loss",
-    "after/gradient_norm", "after/smallest_eigenvalue", "after/inactive", "after/train/accuracy", "after/test/accuracy",
+    "training/learning_rate", "before/train/loss", "before/gradient_norm", "before/smallest_eigenvalue",
+    "after/train/loss", "after/gradient_norm", "after/relative_gradient", "after/smallest_eigenvalue",
+    "after/largest_eigenvalue", "after/stationary", "after/inactive", "after/train/accuracy", "after/test/accuracy",
 )  # fmt: skip
 
 
@@ -139,8 +155,20 @@ def measure(config, data, run):
         rate = min(training.learning_rate, stable_rate(training, before["before/largest_eigenvalue"]))
         training = dataclasses.replace(training, learning_rate=rate)
     history = fit(model, data, training, seed=config.seed, run=run)
-    result = {**before, "diverged_epoch": history.diverged_epoch}
-    return result if history.diverged_epoch else {**result, **measure_state(config, model, data, "after")}
+    result = {**before, "training/learning_rate": training.learning_rate, "diverged_epoch": history.diverged_epoch}
+    if history.diverged_epoch:
+        return result
+    after = measure_state(config, model, data, "after")
+    return {**result, **after, "after/stationary": bool(is_stationary(after))}
+
+
+def is_stationary(after):
+    """Is it (nearly) a stationary point without downward curvature?  after: one row's or a table's measures after it.
+
+    False where the gradient was not measured relative to the parameters, as by earlier versions.
+    """
+    curvature = after["after/smallest_eigenvalue"] >= -NEAR * abs(after["after/largest_eigenvalue"])
+    return (after["after/relative_gradient"] <= NEAR) & curvature
 
 
 def initialize(config, data, run):
@@ -166,9 +194,12 @@ def measure_state(config, model, data, stage):
     value, gradient = surface.value_and_gradient()
     ends = extreme_eigenvalues(surface.hessian(), max_products=config.hessian_products, seed=config.seed)
     inactive = inactive_fractions(model, x)
+    slope, size = float(np.linalg.norm(gradient)), float(np.linalg.norm(get_parameters(model)))
     return {
         f"{stage}/regularized_loss": value,
-        f"{stage}/gradient_norm": float(np.linalg.norm(gradient)),
+        f"{stage}/gradient_norm": slope,
+        f"{stage}/parameter_norm": size,
+        f"{stage}/relative_gradient": slope * size / value if value > 0 else float(slope > 0),
         f"{stage}/largest_eigenvalue": ends.largest,
         f"{stage}/smallest_eigenvalue": ends.smallest,
         f"{stage}/eigenvalues_converged": ends.largest_converged and ends.smallest_converged,
@@ -182,20 +213,30 @@ def judge(results):
     factor = results.margins["margin_factor"]
     test = (
         "One-sided paired t-tests over seeds, per setting (runs alike in all but seed and start): log10 of the final "
-        f"training loss minus default initialization's. Refuted where a start ends more than {factor:g} times above; "
-        f"supported, of the starts tried, where all of them end within {factor:g} times."
+        f"training loss minus default initialization's. Refuted where a start ends more than {factor:g} times above, "
+        f"(nearly) at a stationary point in every run: gradient norm times parameter norm at most {NEAR:g} of the "
+        f"loss, and no eigenvalue below -{NEAR:g} of the largest. Supported, of the starts tried, where all of them "
+        f"end within {factor:g} times."
     )
     if not len(results.measured("after/train/loss")):
         return Verdict("undecided", "Every network diverged.", test)
     groups = [group for group in results.groups() if group.rows["after/train/loss"].notna().any()]
     findings = [compare_starts(group, factor, results.confidence) for group in groups]
-    return decide(results, findings, test, opening="Final training loss: ")
+    unknown = results.table["after/train/loss"].notna() & results.table.reindex(
+        columns=["after/relative_gradient"]
+    )["after/relative_gradient"].isna()
+    notes = (
+        f" {unknown.sum()} runs of an earlier version count as not stationary, as it was not measured: --overwrite "
+        "computes them again." if unknown.any() else ""
+    )  # fmt: skip
+    return decide(results, findings, test, opening="Final training loss: ", notes=notes)
 
 
 def compare_starts(group, factor, confidence) -> Finding:
     """Every start of a Group against its default initialization, paired by seed.
 
-    A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low.
+    A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low. One that
+    ends high on its way somewhere bars support, and refutes nothing.
     """
     rows = group.rows.assign(log_loss=np.log10(group.rows["after/train/loss"].clip(lower=1e-300)))
     starts = dataclasses.replace(group, rows=rows).split("initialization")
@@ -204,10 +245,12 @@ def compare_starts(group, factor, confidence) -> Finding:
         return Finding(group.label, "no start was compared with default initialization")
     ratios = {name: paired_by_seed(rows, default, "log_loss", confidence) for name, rows in starts.items()}
     ends = [f"from default {default['after/train/loss'].mean():.3g}"]
+    rests = {name: stationary_runs(rows) for name, rows in starts.items()}
     for name, ratio in ratios.items():
         mean = starts[name]["after/train/loss"].mean()
         ends.append(
-            f"from {name} {mean:.3g}, {format_factor(ratio)} times that over {ratio.n} seeds" if ratio.n
+            f"from {name} {mean:.3g}, {format_factor(ratio)} times that over {ratio.n} seeds "
+            f"({rests[name].sum()} of {len(rests[name])} runs end nearly stationary)" if ratio.n
             else f"from {name} not measured on a seed of the default"
         )  # fmt: skip
     limit = np.log10(factor)
@@ -217,8 +260,19 @@ def compare_starts(group, factor, confidence) -> Finding:
         supports=(
             Statement("no start tried ends above", tuple(below(ratio, limit) for ratio in ratios.values())),
         ),
-        refutes=tuple(Statement(f"{name} is trapped", (above(ratio, limit),)) for name, ratio in ratios.items()),
+        refutes=tuple(
+            Statement(f"{name} is trapped", (above(ratio, limit), fact(len(rests[name]) and rests[name].all())))
+            for name, ratio in ratios.items()
+        ),
     )
+
+
+def stationary_runs(rows):
+    """[bool] of the runs of a start that did not diverge: did they end at a (nearly) stationary point?"""
+    columns = [f"after/{name}" for name in ("train/loss", "relative_gradient", "smallest_eigenvalue",
+                                            "largest_eigenvalue")]  # fmt: skip
+    measured = rows.reindex(columns=columns).astype(float).dropna(subset=columns[:1])
+    return is_stationary(measured).to_numpy()
 
 
 def figures(results):

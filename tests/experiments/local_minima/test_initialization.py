@@ -4,14 +4,16 @@ import pandas as pd
 import pytest
 
 import models
-from experiments.local_minima.initialization import EXPERIMENT, INITIALIZATIONS, Config
+from experiments.local_minima.initialization import EXPERIMENT, INITIALIZATIONS, NEAR, Config, is_stationary
 from models import NetworkConfig
 from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
+
+AT_REST = {"after/relative_gradient": 0.0, "after/smallest_eigenvalue": 0.0, "after/largest_eigenvalue": 1.0}
 
 
 def started(name, losses, **changes):
     return [
-        {**NETWORK, **changes, "initialization": name, "seed": seed, "after/train/loss": loss}
+        {**NETWORK, **AT_REST, **changes, "initialization": name, "seed": seed, "after/train/loss": loss}
         for seed, loss in enumerate(losses)
     ]
 
@@ -32,9 +34,43 @@ def test_a_start_that_is_trapped_refutes():
     verdict = judged(EXPERIMENT, DEFAULT + started("zero", around(0.5)) + started("equal", around(0.1, 3.1)))
     assert verdict.outcome == "refuted"
     assert "mlp, depth 1, width 16 (refuted: zero is trapped): from default 0.1, from zero 0.5, " in verdict.reason
-    assert "from equal 0.1, 1 [0.999, 1] times that over 6 seeds." in verdict.reason
+    assert "from equal 0.1, 1 [0.999, 1] times that over 6 seeds (6 of 6 runs end nearly stationary)." in verdict.reason
     both = judged(EXPERIMENT, DEFAULT + started("zero", around(0.5)) + started("equal", around(0.4)))
     assert "(refuted: zero is trapped, equal is trapped)" in both.reason
+
+
+@pytest.mark.parametrize(("state", "outcome"), [
+    ({"after/relative_gradient": NEAR}, "refuted"),
+    ({"after/relative_gradient": 1.01 * NEAR}, "undecided"),  # it is still on its way down
+    ({"after/relative_gradient": np.nan}, "undecided"),
+    ({"after/smallest_eigenvalue": -NEAR}, "refuted"),
+    ({"after/smallest_eigenvalue": -1.01 * NEAR}, "undecided"),  # a saddle
+])  # fmt: skip
+def test_a_start_that_ends_high_is_trapped_only_where_training_came_to_rest(state, outcome):
+    verdict = judged(EXPERIMENT, DEFAULT + started("zero", around(0.5), **state))
+    assert verdict.outcome == outcome
+    assert f"({6 if outcome == 'refuted' else 0} of 6 runs end nearly stationary)" in verdict.reason
+    rows = started("zero", around(0.5))
+    rows[2].update(state)  # one run of six: every run must have come to rest
+    assert judged(EXPERIMENT, DEFAULT + rows).outcome == outcome
+    rows[2]["after/train/loss"] = np.nan  # a run that diverged is no run that moves on
+    assert judged(EXPERIMENT, DEFAULT + rows).outcome == "refuted"
+
+
+def test_results_of_earlier_versions_refute_nothing_and_say_why():
+    rows = [{k: v for k, v in row.items() if k != "after/relative_gradient"} for row in
+            DEFAULT + started("zero", around(0.5))]  # fmt: skip
+    verdict = judged(EXPERIMENT, rows)
+    assert verdict.outcome == "undecided" and "12 runs of an earlier version count as not stationary" in verdict.reason
+    assert "earlier version" not in judged(EXPERIMENT, DEFAULT + started("zero", around(0.5))).reason
+
+
+def test_what_counts_as_stationary_is_free_of_scale():
+    """Loss times 7 leaves both measures; so do weights times 3, whose gradient is a third."""
+    state = {"after/relative_gradient": 0.5 * NEAR, "after/smallest_eigenvalue": -0.5 * NEAR * 4,
+             "after/largest_eigenvalue": 4.0}  # fmt: skip
+    assert is_stationary(state) and not is_stationary({**state, "after/smallest_eigenvalue": -2 * NEAR * 4})
+    assert is_stationary({**state, **{name: 7 * value for name, value in state.items() if "eigenvalue" in name}})
 
 
 def test_support_needs_every_start_tried():

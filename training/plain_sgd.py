@@ -1,0 +1,84 @@
+"""Where does plain SGD get to from a point, at this step size?  No momentum, full batch or minibatches, in one graph.
+
+    theta <- theta - rate gradient_B(theta)
+
+of the mean loss over a batch B: all images at every step (gradient descent), or the next ones of an order that is drawn
+anew for every pass. Gradient descent near a minimum of a quadratic function leaves it where rate > 2 / largest Hessian
+eigenvalue; minibatches add noise, and have eigenvalues of their own. `fit` compiles for every training anew; a sweep
+over step sizes is short, so it has one graph for all of them, and starts again where it was interrupted.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from analysis.losses import LOSSES
+from analysis.parameters import set_parameters
+
+
+@dataclass(frozen=True)
+class Walk:
+    """moved: the distance from the centre after every step, [steps]; not finite from where it diverged on."""
+
+    moved: np.ndarray
+
+    @property
+    def farthest(self) -> float:
+        """The largest distance; infinity where it diverged."""
+        return float(self.moved.max()) if np.isfinite(self.moved).all() else np.inf
+
+
+class PlainSGD:
+    """Walks of one model on inputs x [n, ...] and targets y [n, k]; loss is a name in analysis.losses.LOSSES."""
+
+    def __init__(self, model, x, y, loss):
+        dtype = model.trainable_variables[0].dtype
+        self.model, self.loss = model, LOSSES[loss]
+        self.x, self.y = tf.constant(x, dtype), tf.constant(y, dtype)
+        self._graph = tf.function(self._walk, reduce_retracing=True)
+
+    def walk(self, start, *, centre, rate, batch_size, steps, seed) -> Walk:
+        """`steps` steps from the parameters start [p]; the model ends where the walk does.
+
+        centre: where distances are measured from, [p].  batch_size: at most n, which means all images at every step.
+        seed: of the order of the images; whoever walks with the same seed at two rates sees the same batches.
+        Raises ValueError for a rate that is not finite and above 0, steps < 1, or a batch_size outside 1 ... n.
+        """
+        n = len(self.x)
+        if not (rate > 0 and np.isfinite(rate)) or steps < 1 or not 1 <= batch_size <= n:
+            raise ValueError(
+                f"need a finite rate > 0, steps >= 1 and a batch_size in 1 ... {n}, got {rate}, {steps}, {batch_size}"
+            )
+        set_parameters(self.model, centre)
+        centres = [v.value + 0 for v in self.model.trainable_variables]
+        set_parameters(self.model, start)
+        moved = self._graph(
+            tf.constant(rate, self.x.dtype), tf.constant(batches_of(n, batch_size, steps, seed), tf.int32), centres
+        )
+        return Walk(moved.numpy())
+
+    def _walk(self, rate, rows, centres):
+        values = [v.value for v in self.model.trainable_variables]
+        steps = tf.shape(rows)[0]
+        moved = tf.TensorArray(tf.float64, size=steps)
+        for step in tf.range(steps):
+            x, y = tf.gather(self.x, rows[step]), tf.gather(self.y, rows[step])
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                loss = tf.reduce_mean(self.loss(y, self.model(x, training=False)))
+            squares = tf.constant(0.0, tf.float64)
+            gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+            for value, gradient, centre in zip(values, gradients, centres):
+                value.assign_sub(rate * gradient)
+                squares += tf.cast(tf.reduce_sum(tf.math.squared_difference(value, centre)), tf.float64)
+            moved = moved.write(step, tf.sqrt(squares))
+        return moved.stack()
+
+
+def batches_of(n, batch_size, steps, seed):
+    """The images of every step, [steps, batch_size]: an order for each pass, whose incomplete last batch is dropped."""
+    if batch_size == n:
+        return np.tile(np.arange(n), (steps, 1))
+    rng, a_pass = np.random.default_rng([seed, 43]), n // batch_size
+    orders = [rng.permutation(n)[: a_pass * batch_size] for _ in range(-(-steps // a_pass))]
+    return np.concatenate(orders).reshape(-1, batch_size)[:steps]
