@@ -86,7 +86,7 @@ def test_the_step_size_decides_whether_sgd_stays_at_the_certified_minimum(minimu
         assert 0 < arrays["escape/full_batch/farthest"][0] < 1 < arrays["escape/full_batch/farthest"][1]
         stayed = arrays["escape/full_batch/losses"][0]
         assert row["certificate/floor"] <= stayed <= 1.02 * row["minimum/train/loss"]  # nothing lower in the ball
-    assert "all images a step: 2 of 2 leave, from 1.5 times 2 / eigenvalue on" in minimum.verdict.reason
+    assert "with all images a step, 2 of 2 leave, from 1.5 times 2 / eigenvalue on" in minimum.verdict.reason
 
 
 def test_flatter_networks_of_the_same_function_are_certified_too(minimum):

@@ -45,9 +45,9 @@ GRID = {
     "seed": [0, 1, 2],
 }
 WALKS = {  # of the sweep over step sizes: where they start, and what a step sees
-    "full_batch": "all images a step",
-    "minibatch": "minibatches",
-    "flattest": "minibatches, from the flattest rescaled network",
+    "full_batch": "with all images a step",
+    "minibatch": "with minibatches",
+    "flattest": "with minibatches, from the flattest rescaled network",
 }
 START = 0.1  # of the certified radius: a walk's distance from the minimum when it begins
 COLUMNS = {
@@ -98,7 +98,7 @@ COLUMNS = {
         )
     },
     "escape/full_batch/leaves": "SGD leaves the certified ball from this rate on (times 2 / largest): full batch",
-    "escape/minibatch/leaves": "minibatches",
+    "escape/minibatch/leaves": "with minibatches",
     "line/barrier": "rise of the loss on the straight line to the trained network",
     "line/barrier_distance": "how far from the minimum the loss on that line is highest",
 }
@@ -397,11 +397,11 @@ def describe_walks(results):
             continue
         left = walks[columns[2]].dropna()
         rates = f" (a rate of {span(left * walks.loc[left.index, columns[0]])})" if len(left) else ""
-        parts.append(f"{text}: {len(left)} of {len(walks)} leave, from {span(left)} times 2 / eigenvalue on{rates}"
-                     if len(left) else f"{text}: none of {len(walks)} leaves")  # fmt: skip
+        parts.append(f"{text}, {len(left)} of {len(walks)} leave, from {span(left)} times 2 / eigenvalue on{rates}"
+                     if len(left) else f"{text}, none of {len(walks)} leaves")  # fmt: skip
     steps = list_words(sorted({field_text(steps) for steps in results.table.get("escape_steps", ())}))
     return (
-        f" The step size decides whether {steps} steps of SGD stay in the certified ball. {'; '.join(parts)}."
+        f" Whether {steps} steps of SGD stay in the certified ball depends on the step size: {'; '.join(parts)}."
         if parts else ""
     )  # fmt: skip
 
