@@ -30,6 +30,7 @@ SMALL = {  # of real runs, where the experiment has the field: as few images, st
     "seed": [0, 1],
     "loss": "squared",  # which has an affine optimum on few images too
     "epochs": 2,
+    "max_epochs": 5,
     "batch_size": 4,
     "decay_epochs": (),
     "large_fraction": 0.5,
