@@ -52,7 +52,7 @@ def test_the_affine_model_and_a_network_of_comparable_loss_are_controls():
         row.update({"teacher/loss": 0.5, "affine/train/loss": affine, "comparable/train/loss": 0.5,
                     "control/train/loss": 0.25})  # fmt: skip
     verdict = judged(EXPERIMENT, rows)  # what does the same to an affine model is no leaving of the minimum
-    assert verdict.outcome == "undecided" and "the affine model's goes to 0.219 [0.174, 0.276] times" in verdict.reason
+    assert verdict.outcome == "undecided" and "the affine model's goes to 0.219 [0.175, 0.275] times" in verdict.reason
     assert "of a network from scratch, from a comparable loss, to 0.5 [0.5, 0.5] times" in verdict.reason
     still = [{**row, "affine/train/loss": 0.5 + 0.001 * i} for i, row in enumerate(rows)]
     assert judged(EXPERIMENT, still).outcome == "refuted"

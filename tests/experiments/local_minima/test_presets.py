@@ -37,7 +37,7 @@ def test_presets_span_valid_grids_of_several_seeds(path, capsys):
         shape = SHAPES.get(config.data.dataset, (32, 32, 3))
         validate(config.network, shape, 10)
         if values.experiment == "depth_width":  # its dense Hessian fits
-            sizes = [int(np.prod(shape)), *hidden_widths(config.network), 10]
+            sizes = [config.inputs or int(np.prod(shape)), *hidden_widths(config.network), 10]
             assert sum((i + 1) * o for i, o in itertools.pairwise(sizes)) <= MAX_PARAMETERS
     command = re.search(r"--flagfile=(\S+\.cfg)", path.read_text())[1]
     assert command == f"presets/{path.parent.name}/{path.name}"
