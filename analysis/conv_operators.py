@@ -58,6 +58,12 @@ def stable_rank(s):
     return float(np.sum((s / s.max()) ** 2)) if s.any() else 0.0
 
 
+def nuclear_rank(s):
+    """||s||_1 / max(s), in [1, len(s)]: the nuclear over the spectral norm; 0 for the zero operator."""
+    s = np.asarray(s, np.float64)
+    return float(np.sum(s / s.max())) if s.any() else 0.0
+
+
 def entropy_rank(s):
     """exp of the Shannon entropy of s / ||s||_1, in [1, len(s)] (Roy and Vetterli 2007); 0 for the zero operator."""
     s = np.asarray(s, np.float64)
@@ -328,6 +334,10 @@ class Spectrum:
     @property
     def stable_rank(self):
         return stable_rank(self.values)
+
+    @property
+    def nuclear_rank(self):
+        return nuclear_rank(self.values)
 
     @property
     def entropy_rank(self):

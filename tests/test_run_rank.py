@@ -36,13 +36,13 @@ def run(experiment, folder, **options):
 @pytest.fixture(scope="module")
 def robust(tmp_path_factory):
     options = {**CONVNET, **ATTACKS, "train_epsilon": [0.0, 8.0], "seed": [0, 1], "rank_cut": 0.8, "rank_cap": 1.2}
-    return run("robustness", tmp_path_factory.mktemp("robust"), **options)
+    return run("robustness", tmp_path_factory.mktemp("robust"), **options, check_size=20)
 
 
 @pytest.mark.slow
 def test_edits_lower_and_raise_the_rank_and_start_from_one_trained_network(robust):
     table = robust.results.table
-    assert len(table) == 12
+    assert len(table) == 16
     for _, group in table.groupby(["train_epsilon", "seed"]):
         assert group["base/test/accuracy"].nunique() == 1 and group["base/test/loss"].nunique() == 1
         by_edit = group.set_index("edit")
@@ -52,6 +52,22 @@ def test_edits_lower_and_raise_the_rank_and_start_from_one_trained_network(robus
     assert (low["edit/rank_asked"] <= low["edit/rank_after"]).all()
     assert (low["edit/rank_after"] < low["edit/rank_before"]).all()
     assert (high["edit/rank_after"] > high["edit/rank_before"]).all()
+
+
+@pytest.mark.slow
+def test_a_random_edit_is_as_large_as_rank_mins(robust):
+    low, random = robust.results.over(edit="rank_min"), robust.results.over(edit="random")
+    np.testing.assert_allclose(random["edit/size"], low["edit/size"], rtol=1e-5)
+    assert (random["edit/size"] > 0).all() and (random["edit/rank_after"] > low["edit/rank_after"].to_numpy()).all()
+    high = robust.results.over(edit="rank_max")
+    assert (high["edit/size"] != low["edit/size"].to_numpy()).all()
+
+
+@pytest.mark.slow
+def test_every_attack_is_checked_and_told(robust):
+    table = robust.results.table
+    assert (table["attack/accuracy_strong"] <= table["attack/accuracy"]).all()
+    assert (table["attack/loss_strong"] >= table["attack/loss_clean"]).all()
 
 
 @pytest.mark.slow
@@ -190,6 +206,8 @@ def test_a_run_that_diverges_is_told_and_judged(tmp_path):
         ({"rank_cut": 0.0, "edit": "rank_min"}, "rank_cut must be a finite number > 0"),
         ({"rank_cap": -1.0, "edit": "rank_max"}, "rank_cap must be a finite number > 0"),
         ({"edit": "lower"}, "unknown edit"),
+        ({"edit": "random", "rank_cut": None}, "random needs a rank_cut"),
+        ({"check_size": -1}, "check_size must be a number of images"),
         ({"edit": "rank_min", "edit_epochs": (3,)}, "edit_epochs must be epochs of fine-tuning, 1 to 2"),
         ({"finetune_epochs": 0}, "finetune_epochs must be at least 1"),
         ({"test_epsilons": (8.0, 1.0)}, "test_epsilons must be increasing"),

@@ -14,7 +14,7 @@ adversarial training, on the finished examples, uses and updates the statistics 
 import importlib.util
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -109,6 +109,37 @@ def robust_accuracy(model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0,
     for rows, _, _, classes in _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
         correct[rows] &= classes == labels[rows]
     return float(correct.mean())
+
+
+def check_attack(model, x, y, attack, *, times=4, restarts=5, mean=0.0, std=1.0, seed=0):
+    """Is an attack as strong as it can be?  {"loss_clean", "loss_few", "loss", "loss_strong", "accuracy",
+    "accuracy_strong"}.
+
+    Mean cross-entropies of images x [n, ...], of which each restart's worst counts: without attack, after 1/`times` of
+    its steps, after all of them, and after `times` as many from `restarts` starts or more. A sound attack's rise in
+    this order (Carlini et al. 2019, "On evaluating adversarial robustness"). Robust accuracies: under the attack, and
+    under the strong one together with an equally strong one on the margin loss, which finds what a saturated
+    cross-entropy hides. Arguments and errors of pgd, with an AttackConfig.
+    """
+    few = replace(attack, steps=max(1, attack.steps // times))
+    strong = replace(attack, steps=times * attack.steps, restarts=max(restarts, attack.restarts), random_start=True)
+    labels = np.argmax(y, axis=1)
+    start = _classes(model, np.asarray(x), 256) == labels
+    none = replace(attack, epsilon=0.0, step_size=1.0, steps=1, restarts=1)
+
+    def outcome(config):
+        highest, correct = np.full(len(x), -np.inf), start.copy()
+        for rows, _, losses, classes in _attacks(model, x, y, config, mean, std, (0.0, 1.0), seed, 256):
+            highest[rows] = np.maximum(highest[rows], losses)
+            correct[rows] &= classes == labels[rows]
+        return float(highest.mean()), correct
+
+    (clean, _), (least, _), (loss, correct), (most, strongly) = map(outcome, (none, few, attack, strong))
+    _, by_margin = outcome(replace(strong, loss="margin"))
+    return {
+        "loss_clean": clean, "loss_few": least, "loss": loss, "loss_strong": most,
+        "accuracy": float(correct.mean()), "accuracy_strong": float((correct & strongly & by_margin).mean()),
+    }  # fmt: skip
 
 
 def _dtype(model, x):

@@ -6,23 +6,31 @@ from benchmarks.scenarios import EVIDENT, Scenario
 PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
 
 
-def robustness(clean, robust, rank, capped):
-    """An unedited network and both edits; (effect) -> true differences to the unedited one.
+SOUND = {"attack/loss_clean": 1.0, "attack/loss_few": 2.0, "attack/loss": 2.1, "attack/loss_strong": 2.2,
+         "attack/accuracy": 0.5, "attack/accuracy_strong": 0.5}  # fmt: skip
+
+
+def robustness(clean, robust, rank, capped, random=None):
+    """An unedited network and three edits; (effect) -> true differences to the unedited one.
 
     clean, robust, rank: RankMin's gain in clean and in robust accuracy and its fall of rank.  capped: RankMax's gain in
-    both accuracies; its rank evidently rises. All in units of 0.01.
+    both accuracies; its rank evidently rises.  random: the random edit's gain in both, evident harm where it is not
+    given. All in units of 0.01.
     """
     def fill(draw, table, effect):
         edit = table["edit"].to_numpy()
-        minimum, maximum = edit == "rank_min", edit == "rank_max"
+        minimum, maximum, control = (edit == name for name in ("rank_min", "rank_max", "random"))
 
-        def values(of_minimum, of_maximum):
-            return 0.01 * (minimum * of_minimum + maximum * of_maximum) + draw(edit != "none", 0.01 * PAIRED)
+        def values(of_minimum, of_maximum, of_random):
+            gain = minimum * of_minimum + maximum * of_maximum + control * of_random
+            return 0.01 * gain + draw(edit != "none", 0.01 * PAIRED)
 
+        gains = capped(effect), (random or harm)(effect)
         return {
-            "test/accuracy": 0.9 + values(clean(effect), capped(effect)),
-            "robust/mean": 0.5 + values(robust(effect), capped(effect)),
-            "rank/relative": 0.8 + values(-rank(effect), EVIDENT),
+            "test/accuracy": 0.9 + values(clean(effect), *gains),
+            "robust/mean": 0.5 + values(robust(effect), *gains),
+            "rank/relative": 0.8 + values(-rank(effect), EVIDENT, 0),
+            **{name: np.full(len(table), value) for name, value in SOUND.items()},
         }
 
     return fill
@@ -60,6 +68,10 @@ SCENARIOS = [
              robustness(evident, as_it_is, evident, harm), EDITS),
     Scenario("robustness", "RankMin gains accuracy without lowering the rank", "supported",
              robustness(evident, evident, as_it_is, harm), EDITS),
+    Scenario("robustness", "RankMin gains much, and a random edit as much", "supported",
+             robustness(lambda e: EVIDENT + e, lambda e: 2 * evident(e), evident, harm, evident), EDITS),
+    Scenario("robustness", "RankMin gains much, and just the margin on a random edit", "refuted",
+             robustness(lambda e: EVIDENT + MARGIN - e, lambda e: EVIDENT + MARGIN - e, evident, harm, evident), EDITS),
     Scenario("robustness", "RankMin gains both accuracies by just the margin, RankMax nothing", "refuted",
              robustness(lambda e: MARGIN - e, lambda e: MARGIN - e, evident, as_it_is), EDITS),
     Scenario("robustness", "RankMin costs accuracy without lowering the rank", "refuted",

@@ -18,6 +18,7 @@ RANK_COLUMNS = {
     "rank/relative": "relative effective rank",
     "rank/effective": "effective rank, l1/l2 of the singular values, mean over layers",
     "rank/stable": "stable rank, (l2/max)^2",
+    "rank/nuclear": "nuclear rank, l1/max",
     "rank/entropy": "entropy rank, exp of their entropy",
     "rank/largest_singular_value": "largest singular value of all layers",
 }
@@ -39,6 +40,7 @@ def spectrum_measures(model: keras.Model, pad: bool) -> tuple[dict, dict, dict]:
         "rank/relative": float(relative.mean()),
         "rank/effective": float(effective.mean()),
         "rank/stable": float(np.mean([s.stable_rank for s in spectra.values()])),
+        "rank/nuclear": float(np.mean([s.nuclear_rank for s in spectra.values()])),
         "rank/entropy": float(np.mean([s.entropy_rank for s in spectra.values()])),
         "rank/largest_singular_value": float(max(s.values[0] for s in spectra.values())),
     }

@@ -3,6 +3,10 @@
 Goldblum et al. 2020, section 5. A network is trained once and then fine-tuned; at the start of chosen epochs its
 operators are edited. The first layer, the logits and strided 1x1 convolutions (a ResNet's shortcuts) are left alone, as
 in the paper's code.
+
+`random` is their control, which the paper lacks: it moves every operator as far as RankMin moves it, layer by layer and
+edit by edit, in a random direction. The size is the Frobenius norm of the kernel's change, which is that of the
+operator's up to a factor of the layer's input size (analysis/conv_operators.py).
 """
 import dataclasses
 import math
@@ -13,14 +17,23 @@ import keras
 import numpy as np
 import pandas as pd
 
-from analysis.conv_operators import Operator, model_operators, rank_max, rank_min, relative_rank
+from analysis.conv_operators import (
+    Edit,
+    Operator,
+    model_operators,
+    rank_max,
+    rank_min,
+    relative_rank,
+    singular_values,
+)
 from experiments.rank.layer_spectra import thin_out
 from judging.results import Group, describe_network
 from judging.wording import field_label, field_text
 from training.attacks import NORMS, AdversarialModel, AttackConfig
 from training.fit import History, TrainingConfig, build_network, fit, scope
 
-EDITS = ("none", "rank_min", "rank_max")
+EDITS = ("none", "rank_min", "rank_max", "random")
+LEVELS = {"rank_min": "rank_cut", "rank_max": "rank_cap", "random": "rank_cut"}  # the field that each edit uses
 SETTING = ("edit", "rank_cut", "rank_cap", "edit_epochs")  # the fields of EditConfig that tell edits apart
 # An axis of their own in every grid: an unedited network has none of them, so its config cannot hold their defaults.
 EDIT_GRID = {"rank_cut": [1.0], "rank_cap": [2.0], "edit_epochs": [(1, 2, 4)]}
@@ -28,6 +41,7 @@ EDIT_COLUMNS = {
     "edit/rank_before": "before the first edit",
     "edit/rank_asked": "asked",
     "edit/rank_after": "after",
+    "edit/size": "size of the first edit / size of the weights (Frobenius)",
 }
 
 
@@ -74,7 +88,9 @@ class EditConfig:
     """How the operators of a trained network are edited while it is fine-tuned."""
 
     edit: str = field(default="none", metadata={"help": f"edit while fine-tuning, one of {', '.join(EDITS)}"})
-    rank_cut: float | None = field(default=1.0, metadata={"help": "rank_min: singular values below it become 0"})
+    rank_cut: float | None = field(
+        default=1.0, metadata={"help": "rank_min: singular values below it become 0; random: moves as far"}
+    )
     rank_cap: float | None = field(default=2.0, metadata={"help": "rank_max: singular values above it become it"})
     edit_epochs: tuple[int, ...] = field(
         default=(1, 2, 4), metadata={"help": "fine-tuning epochs at whose start the operators are edited: 1-5-10"}
@@ -89,7 +105,7 @@ class EditConfig:
         for name, value in (("rank_cut", self.rank_cut), ("rank_cap", self.rank_cap)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a finite number > 0, got {value:g}")
-        used = {"rank_min": "rank_cut", "rank_max": "rank_cap"}.get(self.edit)
+        used = LEVELS.get(self.edit)
         if used and getattr(self, used) is None:
             raise ValueError(f"{self.edit} needs a {used}: a number > 0")
         if self.finetune_epochs < 1:
@@ -102,15 +118,15 @@ class EditConfig:
 
     def relevant(self) -> "EditConfig":
         """Without the fields that its edit does not use: nothing depends on them."""
-        kept = {"rank_min": "rank_cut", "rank_max": "rank_cap"}.get(self.edit)
+        kept = LEVELS.get(self.edit)
         changes = {name: None for name in ("rank_cut", "rank_cap") if name != kept}
         return dataclasses.replace(self, **changes, **({} if kept else {"edit_epochs": ()}))
 
     @property
     def name(self) -> str:
-        """`none`, `rank_min=0.5`, `rank_max=1.5`."""
-        values = {"rank_min": self.rank_cut, "rank_max": self.rank_cap}
-        return f"{self.edit}={values[self.edit]:g}" if values.get(self.edit) else self.edit
+        """`none`, `rank_min=0.5`, `rank_max=1.5`, `random=0.5`."""
+        level = getattr(self, LEVELS[self.edit]) if self.edit in LEVELS else None
+        return f"{self.edit}={level:g}" if level else self.edit
 
 
 def treatment(epsilon: float, edit: EditConfig, train: bool = True) -> str:
@@ -154,7 +170,32 @@ def trained_base(
 
 
 def finetune(model: keras.Model, data, config, run) -> History:
-    """Fine-tune a trained network with config.edit; the History's probes are what the edits did."""
+    """Fine-tune a trained network with config.edit; the History's probes are what the edits did.
+
+    RankMin is fine-tuned once for itself and for the random edit that is as large.
+    """
+    if config.edit.edit not in ("rank_min", "random"):
+        return edit_and_train(model, data, config, run)
+    pair = dataclasses.replace(config.edit, edit="rank_min")
+    start = [v.numpy() for v in model.variables]
+
+    def lower_rank():
+        history = edit_and_train(model, data, dataclasses.replace(config, edit=pair), run)
+        return [v.numpy() for v in model.variables], history
+
+    fields = (config.network, config.data, config.training, config.adversary, config.seed, config.pad)
+    weights, history = run.once(("RankMin", *fields, pair), lower_rank)
+    if config.edit.edit == "random":
+        weights = start
+    for variable, value in zip(model.variables, weights):
+        variable.assign(value)
+    if config.edit.edit == "rank_min" or history.diverged_epoch:
+        return history
+    return edit_and_train(model, data, config, run, history.probes)
+
+
+def edit_and_train(model: keras.Model, data, config, run, like: dict | None = None) -> History:
+    """Fine-tune the model in place with config.edit; like: probes of the edits whose size a random one has."""
     edit = config.edit
     training = dataclasses.replace(
         config.training,
@@ -162,7 +203,7 @@ def finetune(model: keras.Model, data, config, run) -> History:
         learning_rate=edit.finetune_learning_rate,
         decay_epochs=edit.finetune_decay_epochs,
     )
-    editor = Editor(model, edit, config.pad)
+    editor = Editor(model, edit, config.pad, config.seed, like)
     stage = "finetune" if edit.edit == "none" else edit.edit
     return train(model, data, training, config, run, stage, callbacks=[editor], probe=editor.probe)
 
@@ -191,24 +232,40 @@ def editable(model: keras.Model, pad: bool = False) -> dict[str, Operator]:
 
 
 class Editor(keras.callbacks.Callback):
-    """Edits the operators at the start of the chosen epochs; `probe` hands on what the edit did, for fit to keep."""
+    """Edits the operators at the start of the chosen epochs; `probe` hands on what the edit did, for fit to keep.
 
-    def __init__(self, network, edit, pad):
+    seed: of random edits.  like: probes of the edits whose size those have.
+    """
+
+    def __init__(self, network, edit, pad, seed=0, like=None):
         super().__init__()
-        self.edit, self.operators, self.done = edit, editable(network, pad) if edit.edit != "none" else {}, {}
+        self.edit, self.seed, self.like = edit, seed, like
+        self.operators, self.done = editable(network, pad) if edit.edit != "none" else {}, {}
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch + 1 not in self.edit.edit_epochs:
             return
-        for name, op in self.operators.items():
+        for i, (name, op) in enumerate(self.operators.items()):
+            old = keras.ops.convert_to_numpy(op.layer.kernel).astype(np.float64)
             if self.edit.edit == "rank_min":
                 result = rank_min(op.kernel, cut=self.edit.rank_cut, **op.arguments)
-            else:
+                op.assign(result.kernel)
+            elif self.edit.edit == "rank_max":
                 result = rank_max(op.kernel, cap=self.edit.rank_cap, **op.arguments)
-            op.assign(result.kernel)
+                op.assign(result.kernel)
+            else:
+                noise = np.random.default_rng([self.seed, epoch, i, 61]).standard_normal(old.shape)
+                before = singular_values(op.kernel, **op.arguments)
+                size = float(self.like[epoch + 1][f"size/{name}"][0])
+                op.layer.kernel.assign(old + size * noise / np.linalg.norm(noise))
+                after = singular_values(op.kernel, **op.arguments)
+                result = Edit(op.kernel, before, after, after)
             for when in ("before", "asked", "after"):
                 self.done[f"{when}/{name}"] = thin_out(getattr(result, when))
                 self.done[f"rank_{when}/{name}"] = np.array([relative_rank(getattr(result, when))])
+            change = keras.ops.convert_to_numpy(op.layer.kernel) - old
+            self.done[f"size/{name}"] = np.array([np.linalg.norm(change)])
+            self.done[f"norm/{name}"] = np.array([np.linalg.norm(old)])
 
     def probe(self, model, epoch):
         done, self.done = self.done, {}
@@ -223,8 +280,14 @@ def edit_measures(probes: dict) -> dict:
         ranks = [value[0] for name, value in first.items() if name.startswith(f"rank_{when}/")]
         if ranks:
             result[f"edit/rank_{when}"] = float(np.mean(ranks))
-    arrays = {f"edit/{name}": value for name, value in first.items() if not name.startswith("rank_")}
-    return {**result, **arrays}
+    size, norm = (
+        math.sqrt(sum(value[0] ** 2 for name, value in first.items() if name.startswith(what)))
+        for what in ("size/", "norm/")
+    )
+    if norm:
+        result["edit/size"] = size / norm
+    spectra = ("before/", "asked/", "after/")
+    return {**result, **{f"edit/{name}": value for name, value in first.items() if name.startswith(spectra)}}
 
 
 # -- results by edit

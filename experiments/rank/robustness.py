@@ -1,8 +1,8 @@
 """Does low rank make networks generalize and robust?  Goldblum et al. 2020, section 5.
 
 Networks are trained naturally or on adversarial examples, then fine-tuned with RankMin (small singular values become
-0), with RankMax (large ones are capped), or unedited for the same epochs: networks of one seed differ in nothing but
-the edit.
+0), with RankMax (large ones are capped), with random edits as large as RankMin's, or unedited for the same epochs:
+networks of one seed differ in nothing but the edit. Each network's attack is checked by stronger ones.
 """
 import math
 import textwrap
@@ -16,13 +16,13 @@ from experiments.rank import layer_spectra, rank_edits
 from experiments.rank.layer_spectra import RANK_COLUMNS
 from experiments.rank.rank_edits import EDIT_COLUMNS, EDIT_GRID, EDITS, SETTING, AdversaryConfig, EditConfig, join_words
 from harness.experiment import Experiment, evaluation_columns, seed_field
-from judging.decision import Finding, Statement, above, below, decide
+from judging.decision import Finding, Statement, above, below, decide, fact
 from judging.results import paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import format_points
 from models import NetworkConfig
 from reporting import figures as plots
-from training.attacks import pgd, robust_accuracy, strong_attacks_installed, strong_robust_accuracy
+from training.attacks import check_attack, pgd, robust_accuracy, strong_attacks_installed, strong_robust_accuracy
 from training.data import DataConfig
 from training.fit import TrainingConfig, build_network
 
@@ -30,7 +30,7 @@ CLAIM = Claim(
     "Low-rank weights generalize better, and low rank makes networks robust.",
     source="Langenberg et al. 2019 and others, examined in Goldblum et al. 2020, section 5",
 )
-GRID = {"train_epsilon": [0.0, 24.0], "seed": [0, 1, 2], "edit": list(EDITS), **EDIT_GRID}
+GRID = {"train_epsilon": [0.0, 24.0], "seed": [0, 1, 2], "edit": list(EDITS), **EDIT_GRID, "check_size": [100]}
 COLUMNS = {
     "base/test/loss": "test loss before fine-tuning",
     "base/test/accuracy": "test accuracy before fine-tuning",
@@ -42,15 +42,25 @@ COLUMNS = {
     "strong/apgd_ce": "under APGD-CE",
     "strong/square": "under Square",
     "strong/worst": "under all three",
+    "attack/loss_clean": "cross-entropy of the checked images, without attack",
+    "attack/loss_few": "under a quarter of the steps",
+    "attack/loss": "under the test's attack at the largest epsilon",
+    "attack/loss_strong": "under four times the steps and five restarts",
+    "attack/accuracy": "robust accuracy of the checked images",
+    "attack/accuracy_strong": "checked by stronger attacks",
     **RANK_COLUMNS,
     **EDIT_COLUMNS,
 }
 TABLE = (
-    "test/accuracy", "robust/mean", "strong/pgd", "strong/apgd_ce", "strong/square", "train/accuracy", "rank/relative",
-    "edit/rank_before", "edit/rank_asked", "edit/rank_after",
+    "test/accuracy", "robust/mean", "attack/accuracy", "attack/accuracy_strong", "strong/pgd", "strong/apgd_ce",
+    "strong/square", "train/accuracy", "rank/relative", "edit/rank_before", "edit/rank_asked", "edit/rank_after",
+    "edit/size",
 )  # fmt: skip
 NUM_EXAMPLES = 6  # images shown with their adversarial examples
 MAX_EXAMPLE_GROUPS = 6  # networks whose examples are shown
+ATTACK_TOLERANCE = 0.05  # robust accuracy that stronger attacks may take away from a sound one
+LOSS_TOLERANCE = 0.02  # share by which a sound attack's loss may fall with more steps, being that of its last step
+LOSSES = ("attack/loss_clean", "attack/loss_few", "attack/loss", "attack/loss_strong")
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,11 @@ class Config:
     strong_attacks: bool = field(
         default=False, metadata={"help": "also APGD-CE and Square at the largest epsilon (requirements-attacks.txt)"}
     )
+    check_size: int = field(
+        default=0,
+        metadata={"help": "attacked test images, at most, on which stronger attacks check the attack; 0: none",
+                  "added": True},
+    )  # fmt: skip
     pad: bool = field(
         default=True,
         metadata={"help": "zero-pad inputs smaller than a kernel or no multiple of its strides, or refuse"},
@@ -89,6 +104,8 @@ class Config:
                 "test_steps and test_restarts must be at least 1 and robust_size 0 (all) or more, got "
                 f"{self.test_steps}, {self.test_restarts} and {self.robust_size}"
             )
+        if self.check_size < 0:
+            raise ValueError(f"check_size must be a number of images, or 0 for no check, got {self.check_size}")
         if self.strong_attacks and not strong_attacks_installed():
             raise ValueError(
                 "strong_attacks need adversarial-robustness-toolbox: pip install -r requirements-attacks.txt"
@@ -130,7 +147,10 @@ def robust_measures(config, model, data):
         attack = config.adversary.attack(epsilon, config.test_steps, restarts=config.test_restarts)
         result[f"robust/{epsilon:g}"] = robust_accuracy(model, x, y, attack, **options)
     result["robust/mean"] = float(np.mean(list(result.values())))
-    if config.strong_attacks:  # `attack` has the largest epsilon
+    if config.check_size:  # `attack` has the largest epsilon
+        checked = check_attack(model, x[: config.check_size], y[: config.check_size], attack, **options)
+        result.update({f"attack/{name}": value for name, value in checked.items()})
+    if config.strong_attacks:
         strong = strong_robust_accuracy(model, x, y, attack, **options)
         result.update({f"strong/{name}": value for name, value in strong.items()})
     x, y = x[:NUM_EXAMPLES], y[:NUM_EXAMPLES]
@@ -147,45 +167,108 @@ def robust_measures(config, model, data):
 
 
 def judge(results):
-    """Low rank helps where RankMin gains clean and robust accuracy against the unedited network, paired by seed."""
+    """Low rank helps where RankMin gains clean and robust accuracy on no edit and on a random one, paired by seed."""
     margin = results.margins["margin"]
     test = (
         "One-sided paired t-tests over seeds of an edited minus the unedited network's clean accuracy, robust accuracy "
         "(mean over the test epsilons) and effective rank; every statement asks that the edit moved the rank as it "
-        "should. Supported where a setting of RankMin gains clean and robust accuracy; refuted where one gains less "
-        f"than {100 * margin:g} points of either, or RankMax gains either. What RankMax costs supports nothing."
+        "should, and one on robust accuracy that no stronger attack shows a compared network's attack to be weak. "
+        "Supported where a setting of RankMin gains clean and robust accuracy on the unedited network and on a random "
+        f"edit of the same Frobenius size; refuted where it gains less than {100 * margin:g} points of either on one "
+        "of them, or RankMax gains either. What RankMax costs supports nothing."
     )
-    if not len(results.measured("robust/mean")):
+    measured = results.measured("robust/mean")
+    if not len(measured):
         return Verdict("undecided", "Every network diverged.", test)
-    return decide(results, [compare_edits(group, margin, results.confidence) for group in results.groups()], test)
+    findings = [compare_edits(group, margin, results.confidence) for group in results.groups()]
+    return decide(results, findings, test, notes=warn_weak_attacks(measured.table))
+
+
+def weak_attacks(table):
+    """[bool] of each network: do its losses not rise with steps and restarts, or do stronger attacks find much more?
+
+    One that was not checked has no attack to rely on either.
+    """
+    if "attack/accuracy_strong" not in table:
+        return np.ones(len(table), bool)
+    losses = table[list(LOSSES)].to_numpy(float)
+    rises = losses[:, 1:] >= (1 - LOSS_TOLERANCE) * losses[:, :-1]  # False for what was not measured
+    gap = table["attack/accuracy"] - table["attack/accuracy_strong"]
+    return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE).to_numpy())
+
+
+def warn_weak_attacks(table):
+    """` Warning: ..` on the networks whose attack is shown to be weak, or was not checked; "" where there are none."""
+    checked, parts = np.zeros(len(table), bool), []
+    if "attack/accuracy_strong" in table:
+        checked = table["attack/accuracy_strong"].notna().to_numpy()
+    if unchecked := int((~checked).sum()):
+        parts.append(f"the attacks on {unchecked} of {len(table)} networks were not checked (--check_size=100 does)")
+    weak = table[checked & weak_attacks(table)]
+    if len(weak):
+        gap = (weak["attack/accuracy"] - weak["attack/accuracy_strong"]).max()
+        parts.append(
+            f"on {len(weak)} of {len(table)} networks the attack is weak: its loss does not rise with steps and "
+            f"restarts, or stronger attacks take away more than {100 * ATTACK_TOLERANCE:g} points of robust accuracy "
+            f"(up to {100 * gap:.2g}); more --test_steps and --test_restarts are needed"
+        )
+    return f" Warning: {'; '.join(parts)}. Nothing is said of their robust accuracy." if parts else ""
 
 
 def compare_edits(group, margin, confidence) -> Finding:
-    """Every edit of a Group against the unedited network of the same seed."""
+    """Every edit of a Group against the unedited network of its seed, and RankMin against random edits as large."""
     edits = rank_edits.split_by_edit(group)
     plain = [rows for _, edit, rows in edits if edit.edit == "none"]
     edited = [(name, edit, rows) for name, edit, rows in edits if edit.edit != "none"]
     if not plain or not edited:
         return Finding(group.label, "an edited and an unedited network are needed to compare")
-    columns = ("test/accuracy", "robust/mean", "rank/relative")
+    randoms = {(edit.rank_cut, edit.edit_epochs): rows for _, edit, rows in edits if edit.edit == "random"}
     texts, supports, refutes = [], [], []
+
+    def gains(rows, others):
+        """{kind: (paired gain, further tests of what is said of it)}."""
+        sound = fact(not any(weak_attacks(some[some["robust/mean"].notna()]).any() for some in (rows, others)))
+        return {
+            "clean": (paired_by_seed(rows, others, "test/accuracy", confidence), ()),
+            "robust": (paired_by_seed(rows, others, "robust/mean", confidence), (sound,)),
+        }
+
     for name, edit, rows in edited:
-        clean, robust, rank = (paired_by_seed(rows, plain[0], column, confidence) for column in columns)
-        accuracies = (("clean", clean), ("robust", robust))
+        found, rank = gains(rows, plain[0]), paired_by_seed(rows, plain[0], "rank/relative", confidence)
+        text = f"{name}: {format_gains(found)} over {found['clean'][0].n} seeds"
         if edit.edit == "rank_min":
-            moved, direction = below(rank), "less"
-            supports.append(Statement(f"{name} gains clean and robust accuracy", (moved, above(clean), above(robust))))
+            direction, control = "less", randoms.get((edit.rank_cut, edit.edit_epochs))
+            over = {"none": found} | ({} if control is None else {"a random edit": gains(rows, control)})
+            if control is None:
+                text += ", no random edit of its size to compare"
+            else:
+                found_all = [pair for pairs in over.values() for pair in pairs.values()]
+                tests = [below(rank), *(test for gain, also in found_all for test in (above(gain), *also))]
+                supports.append(Statement(f"{name} gains clean and robust accuracy", tuple(tests)))
+                text += f", on a random edit {format_gains(over['a random edit'])}"
             refutes += [
-                Statement(f"{name} gains less {kind} accuracy than the margin", (moved, below(gain, margin)))
-                for kind, gain in accuracies
+                Statement(
+                    f"{name} gains less {kind} accuracy than the margin" + (on != "none") * f" on {on}",
+                    (below(rank), below(gain, margin), *also),
+                )
+                for on, pairs in over.items() for kind, (gain, also) in pairs.items()
+            ]  # fmt: skip
+        elif edit.edit == "rank_max":
+            direction = "greater"
+            refutes += [
+                Statement(f"{name} gains {kind} accuracy", (above(rank), above(gain), *also))
+                for kind, (gain, also) in found.items()
             ]
         else:
-            moved, direction = above(rank), "greater"
-            refutes += [Statement(f"{name} gains {kind} accuracy", (moved, above(gain))) for kind, gain in accuracies]
-        still = "" if rank.direction == direction else " (its rank did not measurably move as it should)"
-        accuracy = ", ".join(f"{kind} {format_points(gain)}" for kind, gain in accuracies)
-        texts.append(f"{name}: {accuracy} over {clean.n} seeds{still}")
+            direction = rank.direction
+        text += "" if rank.direction == direction else " (its rank did not measurably move as it should)"
+        texts.append(text)
     return Finding(group.label, ", ".join(texts), tuple(supports), tuple(refutes))
+
+
+def format_gains(pairs):
+    """`clean +1 [0, 2] points, robust -1 [-2, 0] points`."""
+    return ", ".join(f"{kind} {format_points(gain)}" for kind, (gain, _) in pairs.items())
 
 
 # -- figures
@@ -262,7 +345,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     table=TABLE,
-    stages=("base", "finetune", "rank_min", "rank_max"),
+    stages=("base", "finetune", "rank_min", "rank_max", "random"),
     apart=SETTING,
     measure=measure,
     judge=judge,

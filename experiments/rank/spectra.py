@@ -19,7 +19,7 @@ from harness import grid as grids
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.verdict import Claim, Verdict
-from judging.wording import format_interval
+from judging.wording import format_factor, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -34,6 +34,9 @@ CLAIM = Claim(
 GRID = {"model": ["mlp", "convnet"], "train_epsilon": [0.0, 8.0], "seed": [0, 1, 2], "edit": ["none"], **EDIT_GRID}
 COLUMNS = {
     "untrained/rank": "relative effective rank before training",
+    "untrained/rank/stable": "stable rank before training",
+    "untrained/rank/nuclear": "nuclear rank before training",
+    "untrained/rank/entropy": "entropy rank before training",
     "trained/rank": "trained",
     **RANK_COLUMNS,
     "rank/relative": "at the end, edits included",
@@ -43,6 +46,7 @@ COLUMNS = {
 TABLE = (
     "untrained/rank", "trained/rank", "rank/relative", "rank/effective", "rank/stable", "rank/entropy", "test/accuracy",
 )  # fmt: skip
+OTHER_RANKS = ("stable", "nuclear", "entropy")  # told beside the effective rank, which is the paper's and is judged
 EDIT_FIELDS = tuple(grids.leaves(EditConfig))
 # Fields that no untrained network depends on.
 TRAINING_FIELDS = ("train", *grids.leaves(TrainingConfig), *grids.leaves(AdversaryConfig), *EDIT_FIELDS)
@@ -87,6 +91,7 @@ def measure(config, data, run):
     run.histograms("singular_values", 0, spectra)
     result = {f"untrained/{name}": value for name, value in arrays.items()}
     result["untrained/rank"] = numbers["rank/relative"]
+    result.update({f"untrained/rank/{kind}": numbers[f"rank/{kind}"] for kind in OTHER_RANKS})
     if config.train:
         model, found = trained_course(config, data, run, arrays["relative_rank"])
         result.update(found)
@@ -149,13 +154,26 @@ def judge(results):
     findings = []
     for label, rows in groups:
         change = paired_difference(rows["trained/rank"], rows["untrained/rank"], results.confidence)
+        others = describe_other_ranks(rows, results.confidence)
         findings.append(Finding(
             label,
-            f"{format_interval(change, sign=True)} over {change.n} seeds",
+            f"{format_interval(change, sign=True)} over {change.n} seeds{others}",
             supports=(Statement("falls", (below(change),)),),
             refutes=(Statement("falls by less than the margin", (above(change, -margin),)),),
         ))  # fmt: skip
     return decide(results, findings, test, opening="Change of the relative effective rank by training: ")
+
+
+def describe_other_ranks(rows, confidence):
+    """` (stable rank times 0.8 [0.7, 0.9], ..)`: what training does to other measures of rank; of unedited networks."""
+    rows, parts = rows[rows["edit"] == "none"], []
+    for kind in OTHER_RANKS:
+        names = f"rank/{kind}", f"untrained/rank/{kind}"
+        if all(name in rows for name in names):
+            after, before = (np.log10(rows[name].where(rows[name] > 0)) for name in names)
+            change = paired_difference(after, before, confidence)
+            parts += [f"{kind} rank times {format_factor(change, 2)}"] if change.n else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 # -- figures
@@ -230,7 +248,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     table=TABLE,
-    stages=("base", "rank_min", "rank_max"),
+    stages=("base", "rank_min", "rank_max", "random"),
     apart=EDIT_FIELDS,
     measure=measure,
     judge=judge,

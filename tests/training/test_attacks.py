@@ -346,3 +346,25 @@ def test_strong_attacks_beside_pgd(norm):
     assert strong_robust_accuracy(model, x, y, attack, apgd_steps=10, square_queries=50, **SCALING) == result
     zero = strong_robust_accuracy(model, x, y, dataclasses.replace(attack, epsilon=0.0), **SCALING)
     assert set(zero.values()) == {clean}
+
+
+def test_a_sound_attack_passes_its_check_and_a_blunt_one_does_not():
+    """A linear model, on which one long step is the best attack, and a network that masks its gradients."""
+    rng = np.random.default_rng(0)
+    x, w = rng.uniform(0.3, 0.7, (40, 6)).astype("float32"), rng.standard_normal((6, 3)).astype("float32")
+    y = np.eye(3, dtype="float32")[(x @ w).argmax(axis=1)]
+    attack = attacks.AttackConfig(epsilon=0.1, step_size=0.025, steps=20)
+    found = attacks.check_attack(lambda inputs: inputs @ w, x, y, attack)
+    losses = [found[name] for name in ("loss_clean", "loss_few", "loss", "loss_strong")]
+    assert losses[0] < losses[1] <= losses[2] * 1.02 and losses[3] >= losses[2] * 0.999
+    assert found["accuracy"] == attacks.robust_accuracy(lambda inputs: inputs @ w, x, y, attack)
+    assert found["accuracy_strong"] <= found["accuracy"] < 1
+
+    blunt = attacks.check_attack(lambda inputs: inputs @ w, x, y, dataclasses.replace(attack, step_size=1e-4, steps=2))
+    assert blunt["accuracy"] - blunt["accuracy_strong"] > 0 or blunt["loss_strong"] > blunt["loss"]
+
+    def saturated(inputs):  # the cross-entropy's gradient is 0 in float32; the margin's is not
+        return 1000 * (inputs @ w)
+
+    masked = attacks.check_attack(saturated, x, y, attack)
+    assert masked["accuracy_strong"] == found["accuracy_strong"]

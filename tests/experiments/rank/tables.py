@@ -9,7 +9,10 @@ EDIT_FIELDS = {  # rank_cut, rank_cap, edit_epochs
     "none": (np.nan, np.nan, ()),
     "rank_min": (1.0, np.nan, (1,)),
     "rank_max": (np.nan, 2.0, (1,)),
+    "random": (1.0, np.nan, (1,)),
 }
+SOUND = {"attack/loss_clean": 1.0, "attack/loss_few": 2.0, "attack/loss": 2.1, "attack/loss_strong": 2.2,
+         "attack/accuracy": 0.5, "attack/accuracy_strong": 0.48}  # fmt: skip
 
 
 def edit_fields(edit, **fields):

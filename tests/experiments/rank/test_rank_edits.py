@@ -34,8 +34,8 @@ def test_fields_that_an_edit_or_a_training_lacks_make_no_other_config():
     for config in configs:
         key = config.adversary.train_epsilon, config.edit.edit
         count[key] = count.get(key, 0) + 1
-    assert count == {(0.0, "none"): 1, (0.0, "rank_min"): 2, (0.0, "rank_max"): 2, (24.0, "none"): 2,
-                     (24.0, "rank_min"): 4, (24.0, "rank_max"): 4}  # fmt: skip
+    assert count == {(0.0, "none"): 1, (0.0, "rank_min"): 2, (0.0, "rank_max"): 2, (0.0, "random"): 2,
+                     (24.0, "none"): 2, (24.0, "rank_min"): 4, (24.0, "rank_max"): 4, (24.0, "random"): 4}  # fmt: skip
 
 
 def test_without_training_there_is_neither_attack_nor_edit():

@@ -6,12 +6,12 @@ import pytest
 
 from experiments.rank.robustness import EXPERIMENT
 from tests.experiments.rank import tables
-from tests.experiments.rank.tables import SPREAD
+from tests.experiments.rank.tables import SOUND, SPREAD
 
 
 def rows(edit, clean, robust_mean, rank, seeds=6, **fields):
-    sign = {"none": 1, "rank_min": -1, "rank_max": 2}[edit]
-    fields = {"model": "convnet", "train_epsilon": 0.0, **tables.edit_fields(edit), **fields}
+    sign = {"none": 1, "rank_min": -1, "rank_max": 2, "random": 0.5}[edit]
+    fields = {"model": "convnet", "train_epsilon": 0.0, **tables.edit_fields(edit), **SOUND, **fields}
     return [
         {"config_id": f"{fields}{i}", **fields, "seed": i, "test/accuracy": clean + sign * SPREAD[i],
          "robust/mean": robust_mean + sign * SPREAD[i], "rank/relative": rank + sign * SPREAD[i] / 10}
@@ -24,6 +24,7 @@ def judged(table):
 
 
 PLAIN = rows("none", 0.9, 0.5, 0.8)
+RANDOM = rows("random", 0.85, 0.45, 0.85)  # an edit as large as RankMin's, which costs some accuracy
 
 
 @pytest.mark.parametrize(
@@ -44,19 +45,67 @@ PLAIN = rows("none", 0.9, 0.5, 0.8)
     ],
 )
 def test_supported_where_a_lower_rank_gains_and_refuted_where_it_does_not(edited, outcome):
-    assert judged(PLAIN + edited).outcome == outcome
+    assert judged(PLAIN + RANDOM + edited).outcome == outcome
+
+
+def test_what_rank_max_costs_never_supports():
+    """The review's example: under an earlier rule RankMax hurting while RankMin gained nothing was 97 % supported."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        table = [
+            {**row, **{name: row[name] + 0.01 * rng.standard_normal() for name in ("test/accuracy", "robust/mean")}}
+            for row in PLAIN + RANDOM + rows("rank_min", 0.9, 0.5, 0.7) + rows("rank_max", 0.8, 0.4, 0.9)
+        ]
+        assert judged(table).outcome != "supported"
+
+
+def test_a_gain_that_a_random_edit_has_too_is_none_of_low_rank():
+    gains = rows("rank_min", 0.95, 0.6, 0.7)
+    verdict = judged(PLAIN + gains + rows("random", 0.95, 0.45, 0.85))
+    assert verdict.outcome == "refuted" and "clean accuracy than the margin on a random edit" in verdict.reason
+    verdict = judged(PLAIN + gains + rows("random", 0.85, 0.6, 0.85))
+    assert verdict.outcome == "refuted" and "robust accuracy than the margin on a random edit" in verdict.reason
+    for control in ([], rows("random", 0.85, 0.45, 0.85, rank_cut=3.0)):  # none, or one as large as another RankMin
+        verdict = judged(PLAIN + gains + control)
+        assert verdict.outcome == "undecided" and "no random edit of its size to compare" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        {"attack/accuracy_strong": 0.44},  # stronger attacks find much more
+        {"attack/loss_strong": 1.9},  # more steps and restarts find less
+        {"attack/loss": 1.5, "attack/loss_strong": 1.5},
+        {"attack/loss_few": 0.9},  # no attack at all is stronger
+        {name: np.nan for name in SOUND},  # nobody looked
+    ],
+)
+def test_nothing_is_said_of_robust_accuracy_under_a_weak_attack(attack):
+    table = PLAIN + RANDOM + rows("rank_min", 0.95, 0.6, 0.7, **attack)
+    verdict = judged(table)
+    assert verdict.outcome == "undecided" and " Warning: " in verdict.reason and "6 of 18 networks" in verdict.reason
+    assert judged(PLAIN + RANDOM + rows("rank_min", 0.95, 0.5, 0.7, **attack)).outcome == "undecided"
+    assert judged(PLAIN + RANDOM + rows("rank_min", 0.9, 0.6, 0.7, **attack)).outcome == "refuted"  # clean accuracy
+    assert "Warning" not in judged(PLAIN + RANDOM + rows("rank_min", 0.95, 0.6, 0.7)).reason
+
+
+def test_tables_of_earlier_versions_are_judged_without_their_robust_accuracy():
+    table = [{k: v for k, v in row.items() if k not in SOUND} for row in PLAIN + rows("rank_min", 0.8, 0.6, 0.7)]
+    verdict = judged(table)
+    assert verdict.outcome == "refuted" and "attacks on 12 of 12 networks were not checked" in verdict.reason
+    assert "less robust accuracy" not in verdict.reason
 
 
 def test_one_setting_of_rank_min_that_gains_is_support_and_one_that_does_not_refutes():
     gains, moves_nothing = rows("rank_min", 0.95, 0.6, 0.7), rows("rank_min", 0.8, 0.4, 0.8, rank_cut=3.0)
-    verdict = judged(PLAIN + gains + moves_nothing)
+    verdict = judged(PLAIN + RANDOM + gains + moves_nothing)
     assert verdict.outcome == "supported" and "rank_min 1 gains clean and robust accuracy" in verdict.reason
-    verdict = judged(PLAIN + gains + rows("rank_min", 0.8, 0.6, 0.6, rank_cut=3.0))
+    verdict = judged(PLAIN + RANDOM + gains + rows("rank_min", 0.8, 0.6, 0.6, rank_cut=3.0))
     assert verdict.outcome == "refuted" and "rank_min 3 gains less clean accuracy than the margin" in verdict.reason
 
 
 def test_the_margin_can_be_chosen():
-    found = tables.results(EXPERIMENT, PLAIN + rows("rank_min", 0.905, 0.6, 0.7))
+    found = tables.results(EXPERIMENT, PLAIN + RANDOM + rows("rank_min", 0.905, 0.6, 0.7))
     assert EXPERIMENT.judge(found).outcome == "refuted"
     assert EXPERIMENT.judge(dataclasses.replace(found, margins={"margin": 0.001})).outcome == "supported"
 
@@ -73,15 +122,15 @@ def test_an_edit_that_moved_no_rank_and_too_few_seeds_decide_nothing():
 
 
 def test_trainings_are_not_mixed_and_support_needs_all_of_them():
-    table = PLAIN + rows("rank_min", 0.95, 0.6, 0.7)
-    adversarial = rows("none", 0.7, 0.6, 0.8, train_epsilon=8.0)
+    table = PLAIN + RANDOM + rows("rank_min", 0.95, 0.6, 0.7)
+    adversarial = [row for edit in ("none", "random") for row in rows(edit, 0.7, 0.6, 0.8, train_epsilon=8.0)]
     verdict = judged(table + adversarial + rows("rank_min", 0.75, 0.7, 0.7, train_epsilon=8.0))
     assert verdict.outcome == "supported"
     assert verdict.groups == (("convnet, natural", "supported"), ("convnet, adversarial 8", "supported"))
-    assert verdict.reason.count("over 6 seeds") == 2 and "12" not in verdict.reason
+    assert verdict.reason.count("over 6 seeds") == 4 and "12" not in verdict.reason
     verdict = judged(table + adversarial + rows("rank_min", 0.75, 0.6, 0.7, train_epsilon=8.0))
     assert verdict.outcome == "refuted" and dict(verdict.groups)["convnet, natural"] == "supported"
-    verdict = judged(table + adversarial)  # nothing to compare in one of them
+    verdict = judged(table + adversarial[:6])  # nothing to compare in one of them
     assert verdict.outcome == "undecided" and "convnet, adversarial 8 (undecided): an edited and" in verdict.reason
 
 
