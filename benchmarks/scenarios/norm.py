@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.scenarios import EVIDENT, Scenario
+from experiments.norm.minimum_norm import KERNEL_FIELDS
 
 PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
 SIZE = 0.01  # of an effect of 1, in test accuracy; the margin of the claims on norms is 1 in it
@@ -69,20 +70,29 @@ def randomization(true, random, regularized):
     return fill
 
 
-def minimum_norm(correlation):
-    """Six kernels whose norms and test errors are those of one bivariate normal law, with logarithms.
+def minimum_norm(correlation, at_second=None):
+    """Kernels whose norms and test errors are those of one bivariate normal law, with logarithms.
 
-    correlation: (effect) -> the factor of the norm in the error, beside noise of standard deviation 1.
+    correlation: (effect) -> the factor of the norm in the error, beside noise of standard deviation 1.  at_second: the
+    same of the norm at the second scale of the kernels; both norms are one where it is not given.
     """
     def fill(draw, table, effect):
         def of_kernel(noise):  # the same on all seeds: kernels are the sampling unit
-            keys = [table[name] for name in ("group", "kernel", "bandwidth")]
+            keys = [table[name].astype(str) for name in ("group", *KERNEL_FIELDS)]
             return pd.Series(noise).groupby(keys).transform("first")
 
-        norm, other = of_kernel(draw(0)), of_kernel(draw(0))
-        error = correlation(effect) * norm + other
-        ones = np.ones(len(table))
-        return {"norm": 10 ** (1 + 0.1 * norm), "test/error": 10 ** (-1 + 0.01 * error), "interpolates": ones}
+        norms = [of_kernel(draw(0)), of_kernel(draw(0))]
+        error = correlation(effect) * norms[0] + of_kernel(draw(0))
+        if at_second is None:
+            norms[1] = norms[0]
+        else:
+            error = error + at_second(effect) * norms[1]
+        return {
+            "norm": 10 ** (1 + 0.1 * norms[0]),
+            "norm/largest_eigenvalue": 10 ** (1 + 0.1 * norms[1]),
+            "test/error": 10 ** (-1 + 0.01 * error),
+            "interpolates": np.ones(len(table)),
+        }
 
     return fill
 
@@ -145,6 +155,8 @@ SCENARIOS = [
              randomization(lambda e: 1 + part_of_margin(e), nothing, nothing), LABELS),
     Scenario("minimum_norm", "norm and error are independent", "supported",
              minimum_norm(lambda e: e), KERNELS, axis="train_size"),
+    Scenario("minimum_norm", "norm and error are independent at one scale of the kernels", "supported",
+             minimum_norm(lambda e: 1 + nothing(e), lambda e: e), KERNELS, axis="train_size"),
     Scenario("minimum_norm", "norm and error have just the margin's correlation", "refuted",
              minimum_norm(lambda e: SLOPE - e), KERNELS, axis="train_size"),
 ]  # fmt: skip

@@ -1,8 +1,10 @@
 """Does the norm of the minimum-norm solution tell how well it generalizes?  Zhang et al. 2017, section 5.
 
 Kernel interpolation without regularization: alpha = K^+ Y, the solution of least norm, which gradient descent from 0
-reaches. The squared norm tr(alpha' K alpha) against test error, over kernels on the same true labels, and over shares
-of random labels.
+reaches. The squared norm tr(alpha' K alpha) against test error, over kernels on the same true labels. Kernels are what
+is sampled: `kernel=drawn` takes the kernel number `draw` of a fixed random sequence. A norm depends on the scale of its
+kernel, c K having 1 / sqrt(c) of the norm of K and the same predictions, so two scales are judged. Shares of random
+labels illustrate, and decide nothing: within one kernel noise raises both norm and error.
 """
 import dataclasses
 from dataclasses import dataclass, field
@@ -10,9 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from scipy.spatial.distance import pdist
+from scipy.linalg import eigvalsh
+from scipy.spatial.distance import cdist, pdist
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 
+from analysis.arc_cosine import ORDERS, arc_cosine_kernel
+from analysis.infinite_width_kernels import ACTIVATIONS, limit_kernels
 from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
 from analysis.statistics import RankCorrelation, rank_correlation
@@ -30,18 +35,20 @@ CLAIM = Claim(
     "The norm of the minimum-norm solution tells how well it generalizes.",
     source="the minimum-norm intuition that Zhang et al. 2017, section 5, examine",
 )
-KERNELS = ("linear", "gaussian", "ntk")
+KERNELS = ("linear", "gaussian", "laplace", "arc_cosine", "limit_ntk", "ntk")
+DRAWN = "drawn"  # stands for the kernel of a draw
 NETWORK = NetworkConfig(width=256, depth=2, dtype="float64")
 NETWORK_FIELDS = tuple(leaf.name for leaf in dataclasses.fields(NetworkConfig))
 GRID = {
-    "kernel": list(KERNELS),
-    "bandwidth": [0.1, 0.3, 1.0, 3.0],
-    "label_noise": [0.0, 0.5, 1.0],
+    "kernel": [DRAWN],
+    "draw": list(range(40)),
+    "label_noise": [0.0],
     "train_size": [50, 500],
-    "seed": [0, 1, 2, 3],
+    "seed": [0, 1, 2],
 }
 COLUMNS = {
-    "norm": "norm of the solution",
+    "norm": "norm of the solution, mean of K(x, x) being 1",
+    "norm/largest_eigenvalue": "norm, largest eigenvalue being n",
     "test/error": "test error",
     "train/error": "training error",
     "residual": "relative residual on the training set",
@@ -49,43 +56,112 @@ COLUMNS = {
     "rank": "rank of the kernel",
     "interpolates": "is the solution exact on the training set",
 }
-TABLE = ("norm", "test/error", "train/error", "residual", "condition")
+TABLE = ("norm", "norm/largest_eigenvalue", "test/error", "train/error", "residual", "condition")
 EXACT = 1e-6  # relative residual of an interpolation
-MIN_KERNELS = 5  # of a correlation: of the 24 orders of four kernels not one is rare enough to decide
-EXACT_KERNELS = 7  # up to so many every order is counted (7! = 5040); beyond, the t approximation is as good
+MIN_KERNELS = 20  # of a verdict: fewer are a choice of examples and no sample
+FAMILIES = {"gaussian": "Gaussian", "laplace": "Laplacian", "arc_cosine": "arc-cosine",
+            "limit_ntk": "NTK of infinite width", "ntk": "NTK of a network"}  # fmt: skip
+NORMS = {"norm": "scaled to a mean diagonal of 1", "norm/largest_eigenvalue": "to a largest eigenvalue of n"}
 SMALLEST_ERROR = 1e-6  # a test error of 0 counts as this, which no test set is large enough to measure
 MAX_IMAGES = 20000  # of the training set
 
 
+# What each kernel uses; elsewhere these fields have their defaults.
+USED = {
+    "gaussian": ("bandwidth",),
+    "laplace": ("bandwidth",),
+    "arc_cosine": ("order", "kernel_depth"),
+    "limit_ntk": ("kernel_activation", "kernel_depth", "weight_variance", "bias_variance"),
+    DRAWN: ("draw",),
+}
+
+
+def draw_kernel(number: int) -> dict:
+    """{field: value} of kernel `number` of the random sequence, the same for every data set and seed.
+
+    Family: Gaussian, Laplacian, arc-cosine or NTK of infinite width, each as likely. Bandwidths are log-uniform over
+    0.1 to 3 median distances; depths uniform over 1 to 5 hidden layers; orders and activations uniform; the variance of
+    weights log-uniform over 0.5 to 4, that of biases uniform over 0 to 0.5. Three digits, so that names are short.
+    """
+    rng = np.random.default_rng([number, 47])
+    kernel = str(rng.choice(["gaussian", "laplace", "arc_cosine", "limit_ntk"]))
+    values = {
+        "bandwidth": np.exp(rng.uniform(np.log(0.1), np.log(3.0))),
+        "order": int(rng.choice(ORDERS)),
+        "kernel_depth": int(rng.integers(1, 6)),
+        "kernel_activation": str(rng.choice(ACTIVATIONS)),
+        "weight_variance": np.exp(rng.uniform(np.log(0.5), np.log(4.0))),
+        "bias_variance": rng.uniform(0.0, 0.5),
+    }
+    values = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
+    return {"kernel": kernel, **{name: values[name] for name in USED[kernel]}}
+
+
 @dataclass(frozen=True)
 class Config:
-    """The network matters for kernel=ntk only, the bandwidth for kernel=gaussian only: elsewhere both have defaults."""
+    """What a kernel does not use has its default. kernel=drawn becomes the kernel of its draw, and forgets the draw."""
 
     network: NetworkConfig = NETWORK
     data: DataConfig = DataConfig(train_size=500)
-    kernel: str = field(default="gaussian", metadata={"help": f"kernel, one of {', '.join(KERNELS)}"})
+    kernel: str = field(default="gaussian", metadata={"help": f"kernel, one of {', '.join((*KERNELS, DRAWN))}"})
     bandwidth: float = field(
-        default=1.0, metadata={"help": "kernel=gaussian: sigma in units of the median distance of training images"}
+        default=1.0,
+        metadata={"help": "kernel=gaussian or laplace: sigma in units of the median distance of training images"},
+    )
+    order: int = field(default=1, metadata={"help": "kernel=arc_cosine: 0, 1 or 2", "added": True})
+    kernel_depth: int = field(
+        default=1, metadata={"help": "kernel=arc_cosine or limit_ntk: hidden layers", "added": True}
+    )
+    kernel_activation: str = field(
+        default="relu", metadata={"help": f"kernel=limit_ntk: one of {', '.join(ACTIVATIONS)}", "added": True}
+    )
+    weight_variance: float = field(default=2.0, metadata={"help": "kernel=limit_ntk: of weights", "added": True})
+    bias_variance: float = field(default=0.1, metadata={"help": "kernel=limit_ntk: of biases", "added": True})
+    draw: int | None = field(
+        default=None, metadata={"help": "kernel=drawn: number in a fixed sequence of random kernels", "added": True}
     )
     seed: int = seed_field("weights and data subset")
 
     def __post_init__(self):
-        if self.kernel != "ntk":
-            object.__setattr__(self, "network", NETWORK)
-        if self.kernel != "gaussian":
-            object.__setattr__(self, "bandwidth", 1.0)
+        changes = {} if self.kernel == "ntk" else {"network": NETWORK}
+        defaults = {leaf.name: leaf.default for leaf in dataclasses.fields(self)}
+        unused = {name for names in USED.values() for name in names} - {*USED.get(self.kernel, ())}
+        changes.update({name: defaults[name] for name in unused})
+        if self.kernel == DRAWN:
+            given = [name for name in sorted(unused) if getattr(self, name) != defaults[name]]
+            if given:
+                raise ValueError(f"{' and '.join(given)} would be drawn: name the --kernel that it belongs to")
+            if self.draw is None or self.draw < 0:
+                raise ValueError(f"kernel=drawn needs a draw, a number from 0 on, got {self.draw}")
+            changes |= {**draw_kernel(self.draw), "draw": None}
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
 
     def validate(self):
         if self.kernel not in KERNELS:
-            raise ValueError(f"unknown kernel {self.kernel!r}: allowed are {', '.join(KERNELS)}")
-        if not (self.bandwidth > 0 and np.isfinite(self.bandwidth)):
-            raise ValueError(f"bandwidth must be a finite number > 0, got {self.bandwidth}")
+            raise ValueError(f"unknown kernel {self.kernel!r}: allowed are {', '.join((*KERNELS, DRAWN))}")
+        for name in ("bandwidth", "weight_variance"):
+            if not (getattr(self, name) > 0 and np.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)}")
+        if not (self.bias_variance >= 0 and np.isfinite(self.bias_variance)):
+            raise ValueError(f"bias_variance must be a finite number >= 0, got {self.bias_variance}")
+        for name, allowed in (("order", ORDERS), ("kernel_activation", ACTIVATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)}")
+        if self.kernel_depth < 1:
+            raise ValueError(f"kernel_depth must be at least 1, got {self.kernel_depth}")
         if self.data.augment:
             raise ValueError("augment changes images in training, but minimum_norm solves a linear system")
 
 
+KERNEL_FIELDS = ("kernel", *dict.fromkeys(name for names in USED.values() for name in names), *NETWORK_FIELDS)
+
+
 def label(config: Config) -> str:
-    return config.kernel + (f"-{config.bandwidth:g}" if config.kernel == "gaussian" else "")
+    if config.kernel in ("gaussian", "laplace"):
+        return f"{config.kernel}-{config.bandwidth:g}"
+    values = dataclasses.asdict(config)
+    return "-".join([config.kernel, *(f"{name}={values[name]}" for name in USED.get(config.kernel, ()))])
 
 
 def check(config, data, run):
@@ -110,10 +186,21 @@ def kernels(config: Config, data: Data) -> tuple[np.ndarray, np.ndarray]:
         )
     elif config.kernel == "linear":
         pair = linear_kernel(x), linear_kernel(test, x)
+    elif config.kernel == "arc_cosine":
+        pair = tuple(arc_cosine_kernel(a, x, order=config.order, depth=config.kernel_depth) for a in (x, test))
+    elif config.kernel == "limit_ntk":
+        options = {
+            "architecture": "fcn", "activation": config.kernel_activation, "weight_variance": config.weight_variance,
+            "bias_variance": config.bias_variance, "depth": config.kernel_depth,
+        }  # fmt: skip
+        pair = limit_kernels(x, **options)[1], limit_kernels(test, x, **options)[1]
     else:
         # The median over some images does for a unit; all pairs of thousands would need gigabytes.
         sigma = config.bandwidth * np.median(pdist(x[:2000]))
-        pair = tuple(rbf_kernel(a, x, gamma=1 / (2 * sigma**2)) for a in (x, test))
+        if config.kernel == "laplace":
+            pair = tuple(np.exp(-cdist(a, x) / sigma) for a in (x, test))
+        else:
+            pair = tuple(rbf_kernel(a, x, gamma=1 / (2 * sigma**2)) for a in (x, test))
     scale = np.trace(pair[0]) / len(x)
     return pair[0] / scale, pair[1] / scale
 
@@ -127,8 +214,11 @@ def measure(config, data, run):
     found = kernel_regression(kernel, y, np.concatenate([kernel, cross]))
     predicted = found.predictions.argmax(axis=1)
     n = len(y)
+    norm = float(np.sqrt(np.sum(found.coefficients * (kernel @ found.coefficients))))
+    (largest,) = eigvalsh(kernel, subset_by_index=[n - 1, n - 1])
     return {
-        "norm": float(np.sqrt(np.sum(found.coefficients * (kernel @ found.coefficients)))),
+        "norm": norm,
+        "norm/largest_eigenvalue": norm * float(np.sqrt(largest / n)),
         "test/error": float(np.mean(predicted[n:] != data.y_test.argmax(axis=1))),
         "train/error": float(np.mean(predicted[:n] != data.y_train.argmax(axis=1))),
         "residual": found.relative_residual,
@@ -140,8 +230,15 @@ def measure(config, data, run):
 
 def kernel_name(row) -> str:
     """`linear`, `Gaussian 0.3`, `NTK (mlp, depth 2, width 256)`: the kernel of a row with all that decides it."""
+    if row["kernel"] in ("gaussian", "laplace"):
+        return f"{'Gaussian' if row['kernel'] == 'gaussian' else 'Laplacian'} {field_text(row['bandwidth'])}"
+    if row["kernel"] == "arc_cosine":
+        return f"arc-cosine (order {row['order']}, depth {row['kernel_depth']})"
+    if row["kernel"] == "limit_ntk":
+        variances = f"variances {field_text(row['weight_variance'])}, {field_text(row['bias_variance'])}"
+        return f"NTK of infinite width ({row['kernel_activation']}, depth {row['kernel_depth']}, {variances})"
     if row["kernel"] != "ntk":
-        return "linear" if row["kernel"] == "linear" else f"Gaussian {field_text(row['bandwidth'])}"
+        return row["kernel"]
     others = [field_label(name, row[name]) for name in ("dropout", "dtype") if row[name] != getattr(NETWORK, name)]
     return f"NTK ({', '.join([describe_network(row), *others])})"
 
@@ -149,16 +246,18 @@ def kernel_name(row) -> str:
 def by_kernel(group) -> dict[str, pd.DataFrame]:
     """{name: rows} of a group's kernels; networks of one name (width none, and the width that it means) are one."""
     result = {}
-    for rows in group.split("kernel", "bandwidth", *NETWORK_FIELDS).values():
+    for rows in group.split(*(name for name in KERNEL_FIELDS if name in group.rows)).values():
         result.setdefault(kernel_name(rows.iloc[0]), rows)
     return result
 
 
-def over_kernels(kernels: dict) -> tuple[np.ndarray, np.ndarray, int]:
-    """(log norms, log test errors, seeds) of the kernels on true labels, each the mean over its seeds."""
+def over_kernels(kernels: dict) -> tuple[dict, np.ndarray, int]:
+    """({norm: logarithms}, log test errors, seeds) of the kernels on true labels, each the mean over its seeds."""
     true = [rows[rows["label_noise"] == 0] for rows in kernels.values()]
     true = [rows for rows in true if len(rows)]
-    norms = np.array([np.log(rows["norm"]).mean() for rows in true])
+    norms = {
+        name: np.array([np.log(rows[name]).mean() if name in rows else np.nan for rows in true]) for name in NORMS
+    }
     errors = np.array([np.log(rows["test/error"].clip(lower=SMALLEST_ERROR)).mean() for rows in true])
     return norms, errors, len({seed for rows in true for seed in rows["seed"]})
 
@@ -172,16 +271,8 @@ def over_noise(kernels: dict, confidence) -> dict[str, RankCorrelation]:
 
 
 def correlation_test(x, y, alternative) -> Test:
-    """Is Spearman's correlation of x and y [n] above 0 (`greater`) or below (`less`)?  Exact with few kernels."""
-    if len(x) > EXACT_KERNELS:
-        return Test(float(stats.spearmanr(x, y, alternative=alternative).pvalue), len(x))
-    x, y = (stats.rankdata(values) for values in (x, y))
-    y = y - y.mean()
-    found = stats.permutation_test(
-        (x,), lambda x, axis: (x * y).sum(axis=axis), permutation_type="pairings", vectorized=True,
-        n_resamples=np.inf, alternative=alternative,
-    )  # fmt: skip
-    return Test(float(found.pvalue), len(x))
+    """Is Spearman's correlation of x and y [n] above 0 (`greater`) or below (`less`)?"""
+    return Test(float(stats.spearmanr(x, y, alternative=alternative).pvalue), len(x))
 
 
 def negligible_test(correlation, margin, n) -> Test:
@@ -202,14 +293,16 @@ def group_name(group) -> str:
 def judge(results):
     """The rank correlation of norm and test error among the exact solutions of each training set, over its kernels.
 
-    Seeds only make the values of a kernel more precise: other kernels might be ordered in another way.
+    Seeds only make the values of a kernel more precise: other kernels might be ordered in another way. Both scales of
+    a kernel have to say the same, in either direction.
     """
     margin = results.margins["margin"]
     test = (
         "Spearman's correlation over kernels of norm and test error, mean logarithms over seeds, among solutions on "
         f"true labels that are exact on their training set; kernels are what is sampled, and {MIN_KERNELS} the least "
-        f"number. Supported where it is above 0 (permutation test), refuted where it is below 0 or below {margin:g} "
-        "(Fisher's transform). The correlation over label noise is not judged. More kernels would decide, not seeds."
+        "number. Norms are compared at two scales of the kernels, a mean diagonal of 1 and a largest eigenvalue of n. "
+        f"Supported where it is above 0 at both scales, refuted where it is below 0, or below {margin:g} (Fisher's "
+        "transform), at both. The correlation over label noise is not judged. More kernels would decide, not seeds."
     )
     groups = results.measured("norm", "test/error", "interpolates").groups()
     if not groups:
@@ -224,54 +317,65 @@ def correlate(group, margin, confidence) -> Finding:
     found = sum(len(rows) for rows in exact.values())
     text = f"{found} of {len(group.rows)} solutions are exact"
     norms, errors, seeds = over_kernels(exact)
-    n = len(norms)
-    correlation = rank_correlation(norms, errors, confidence)
-    text += f", over {n} kernels {format_correlation(correlation)} (means over {seeds} seeds)"
+    n = len(errors)
+    found = {name: rank_correlation(values, errors, confidence) for name, values in norms.items()}
+    shown = ", ".join(f"{format_correlation(found[name])} {words}" for name, words in NORMS.items())
+    text += f", over {n} kernels {shown} (means over {seeds} seeds)"
     if n < MIN_KERNELS:
         text += f", where a verdict needs {MIN_KERNELS} kernels"
     if noise := over_noise(exact, confidence):
         text += ", over label noise " + ", ".join(f"{name}: {format_correlation(r)}" for name, r in noise.items())
-    if n < MIN_KERNELS or np.isnan(correlation.correlation):
+    if n < MIN_KERNELS or any(np.isnan(one.correlation) or one.n < n for one in found.values()):
         return Finding(group_name(group), text)
+
+    def both(test):
+        return tuple(test(name) for name in NORMS)
+
     return Finding(
         group_name(group),
         text,
-        supports=(Statement("error rises with the norm", (correlation_test(norms, errors, "greater"),)),),
+        supports=(
+            Statement("error rises with the norm", both(lambda name: correlation_test(norms[name], errors, "greater"))),
+        ),
         refutes=(
-            Statement("error falls with the norm", (correlation_test(norms, errors, "less"),)),
+            Statement("error falls with the norm", both(lambda name: correlation_test(norms[name], errors, "less"))),
             Statement(
-                "correlated by less than the margin", (negligible_test(correlation.correlation, margin, n),)
+                "correlated by less than the margin",
+                both(lambda name: negligible_test(found[name].correlation, margin, n)),
             ),
         ),
     )
 
 
 def figures(results):
-    """Test error against the norm of every solution: a colour and marker per kernel, fuller for truer labels."""
+    """Test error against both norms of every solution: a colour and marker per family of kernels."""
     groups = results.measured("norm", "test/error", "interpolates").groups()
     if not groups:
         return {}
-    figure, axes = plots.panel_grid(len(groups), width=4.6, height=4)
+    shown = [name for name in NORMS if name in results.table]
+    figure, axes = plots.new(len(groups), len(shown), width=4.6, height=4)
     looks, endless, handles = {}, plots.styles(), {}
-    for axis, group in zip(axes, groups):
-        for name, rows in by_kernel(group).items():
-            if name not in looks:
-                looks[name] = next(endless)  # the same in every panel
-            for _, row in rows.iterrows():
-                point = plot_solution(axis, row, looks[name])
-                if row["label_noise"] == results.table["label_noise"].min():
-                    handles.setdefault(name, point)
-        axis.set(xlabel="norm of the solution", ylabel="test error", xscale="log", ylim=(0, 1), title=group_name(group))
+    for row_of_axes, group in zip(axes, groups):
+        for axis, norm in zip(row_of_axes, shown):
+            for kernel, rows in group.split("kernel").items():
+                if kernel not in looks:
+                    looks[kernel] = next(endless)  # the same in every panel
+                for _, row in rows.iterrows():
+                    point = plot_solution(axis, row, norm, looks[kernel])
+                    if row["label_noise"] == results.table["label_noise"].min():
+                        handles.setdefault(FAMILIES.get(kernel, kernel), point)
+            axis.set(xlabel=f"norm, kernel {NORMS[norm]}", ylabel="test error", xscale="log", ylim=(0, 1))
+            axis.set_title(group_name(group))
     figure.legend(handles.values(), handles, loc="outside right center",
                   title="full: true labels\nwhite: random labels\ngrey: in between\npale: not exact")  # fmt: skip
     return {"error_against_norm": figure}
 
 
-def plot_solution(axis, row, style):
+def plot_solution(axis, row, norm, style):
     """One solution: its face says how true its labels were, and it is pale where it is not exact; returns the point."""
     edge, p = style["color"], row["label_noise"]
     face, alpha = edge if p == 0 else "white" if p == 1 else "0.8", 1 if row["interpolates"] else 0.35
-    (point,) = axis.plot(row["norm"], row["test/error"], linestyle="none", marker=style["marker"], markersize=6,
+    (point,) = axis.plot(row[norm], row["test/error"], linestyle="none", marker=style["marker"], markersize=6,
                          markeredgecolor=edge, markerfacecolor=face, alpha=alpha)  # fmt: skip
     return point
 
@@ -283,7 +387,7 @@ EXPERIMENT = Experiment(
     columns=COLUMNS,
     table=TABLE,
     stages=(),
-    apart=("kernel", "bandwidth", "label_noise", *NETWORK_FIELDS),
+    apart=(*KERNEL_FIELDS, "label_noise"),
     measure=measure,
     judge=judge,
     figures=figures,
