@@ -55,18 +55,19 @@ def outputs_after(
 
 
 def predictor_size(
-    ntk: np.ndarray, eigen: tuple[np.ndarray, np.ndarray], share: np.ndarray, y: np.ndarray
+    ntk: np.ndarray, eigen: tuple[np.ndarray, np.ndarray], share: np.ndarray, y: np.ndarray, *, centred: bool = True
 ) -> float:
-    """Root mean square of Theta(x, X) Theta(X, X)^-1 (fitted share) Y over that of Y, for labels y [m, k], centred
-    first.
+    """Root mean square of Theta(x, X) Theta(X, X)^-1 (fitted share) Y over that of Y, for labels y [m, k].
 
-    Arguments of outputs_after; f0 is 0. nan where Theta(X, X) is singular to rounding and every direction is asked for.
+    centred: subtract each class's share from the labels first, or take them as they are: then a predictor that is the
+    same for all inputs has a size too. Arguments of outputs_after; f0 is 0. nan where Theta(X, X) is singular to
+    rounding and every direction is asked for.
     """
     if share.min() == 1 and not np.isfinite(spectrum_of(eigen[0]).condition_number):
         return np.nan
-    centred = y - y.mean(axis=0)
+    labels = y - y.mean(axis=0) if centred else y
     start = np.zeros([len(ntk), y.shape[1]])
-    return float(np.sqrt(np.mean(outputs_after(ntk, eigen, share, start, centred)[1] ** 2) / np.mean(centred**2)))
+    return float(np.sqrt(np.mean(outputs_after(ntk, eigen, share, start, labels)[1] ** 2) / np.mean(labels**2)))
 
 
 def relative_decay_rate(depths: np.ndarray, values: np.ndarray, use: np.ndarray, scale: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import special, stats
+from scipy.spatial.distance import cdist
 
 
 @dataclass(frozen=True)
@@ -159,3 +160,23 @@ def rank_correlation(a, b, level=0.95) -> RankCorrelation:
     if abs(r) > nearest:
         low, high = (low, 1.0) if r > 0 else (-1.0, high)
     return RankCorrelation(r, float(low), float(high), p_value, n, dropped)
+
+
+def leave_one_out_error(features, values, neighbours=3) -> float:
+    """Mean absolute error of predicting each of values [n] by its nearest neighbours among the others.
+
+    features [n] or [n, d], each replaced by its ranks over n, so that no monotone transform changes anything; equally
+    near ones beyond the number of neighbours all count. Values that are not finite are left out; nan where too few are
+    left to have neighbours.
+    """
+    features, values = np.asarray(features, float), np.asarray(values, float)
+    features = features.reshape(len(values), -1)[np.isfinite(values)]
+    values = values[np.isfinite(values)]
+    if len(values) <= neighbours:
+        return np.nan
+    ranks = stats.rankdata(features, axis=0) / len(values)
+    distances = cdist(ranks, ranks)
+    np.fill_diagonal(distances, np.inf)
+    reach = np.sort(distances, axis=1)[:, [neighbours - 1]]
+    near = distances <= reach + 1e-9
+    return float(np.mean(np.abs(near @ values / near.sum(axis=1) - values)))

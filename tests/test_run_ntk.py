@@ -16,7 +16,7 @@ TINY = {"dataset": "gaussian", "train_size": 60, "test_size": 40, "epochs": 2, "
 UNTRAINED = {"dataset": "gaussian", "train_size": 30, "test_size": 10, "quiet": True}
 DIAGRAM = {
     **UNTRAINED, "width": 8, "steps": 5, "curve_depth": 12, "weight_variances": (0.5, 1.75, 3.0), "depths": (1, 4),
-    "finite_weight_variances": (0.5, 3.0), "finite_depths": (1, 2),
+    "finite_weight_variances": (0.5, 3.0), "finite_depths": (1, 2), "cells": 0,
 }  # fmt: skip
 OPTIONS = {"infinite_width": {**UNTRAINED, "depth": 1, "ntk_sample": 4}, "spectrum": DIAGRAM}
 PRESETS = sorted((Path(run_ntk.__file__).parent / "presets").glob("*/ntk_*.cfg"))
@@ -124,6 +124,19 @@ def test_spectrum_repeats_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
+def test_spectrum_at_drawn_cells_with_centred_labels(tmp_path):
+    report = run(tmp_path, "spectrum", cells=5, finite_depths=(1, 4), centre_labels=[False, True], seed=[0, 1])
+    table = report.results.table.set_index(["centre_labels", "seed"])
+    cells = {
+        key: list(zip(*(report.results.arrays[row["config_id"]][f"finite/{x}"] for x in ("weight_variance", "depth"))))
+        for key, row in table.iterrows()
+    }
+    assert cells[False, 0] == cells[True, 0] != cells[False, 1]
+    assert (table["infinite/test_agreement"].notna()).all() and len(report.verdict.groups) == 2
+    assert drawn(report) == {"spectrum_against_depth.png", "phase_diagram.png", "heat_maps.png", "prediction.png"}
+
+
+@pytest.mark.slow
 def test_spectrum_without_finite_networks_is_a_map_and_no_verdict(tmp_path):
     report = run(
         tmp_path, "spectrum", finite_depths=(), finite_weight_variances=(), architecture="cnn-pool", depths=(1,),
@@ -166,6 +179,8 @@ def test_spectrum_ends_where_all_finite_networks_diverged(tmp_path, monkeypatch)
         ("spectrum", {"weight_variances": (0.0, 1.0)}, "must be finite and > 0"),
         ("spectrum", {"bias_variance": -0.1}, "bias_variance must be finite and >= 0"),
         ("spectrum", {"finite_depths": ()}, "must both hold values, or both be empty"),
+        ("spectrum", {"cells": 4}, "cells must be 0 or at least 5"),
+        ("spectrum", {"cells": 5, "finite_weight_variances": (1.0,)}, "are drawn between two weight variances"),
         ("spectrum", {"finite_depths": (2, 2)}, "finite_depths must differ from each other"),
         ("spectrum", {"depths": (0, 1)}, "must be at least 1"),
         ("spectrum", {"step_size": 1.0}, "strictly between 0 and 1"),

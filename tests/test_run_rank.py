@@ -87,7 +87,8 @@ def test_figures_and_repetition(robust, tmp_path):
         "robust_accuracy", "effective_rank", "spectra", "adversarial_examples"
     }  # fmt: skip
     row = robust.results.over(edit="rank_min", seed=1, train_epsilon=8.0).iloc[0]
-    options = {**CONVNET, **ATTACKS, "train_epsilon": 8.0, "seed": 1, "edit": "rank_min", "rank_cut": 0.8}
+    options = {**CONVNET, **ATTACKS, "train_epsilon": 8.0, "seed": 1, "edit": "rank_min", "rank_cut": 0.8,
+               "check_size": 20}  # fmt: skip
     again = run("robustness", tmp_path, **options).results.table.iloc[0]
     assert again["config_id"] == row["config_id"]
     for name in ("test/loss", "rank/relative", "robust/8", "edit/rank_after"):

@@ -66,10 +66,20 @@ def infinite_width(exponent, scale):
     return fill
 
 
-def spectrum(trainability, generalization):
-    """Two correlations, above 0.5 by (effect) -> units of SIZE."""
+def spectrum(trainability, generalization, saved=None):
+    """Two correlations, above 0.5 by (effect) -> units of SIZE.
+
+    saved: (effect) -> error that the spectrum saves over that of both baselines together, in units of its margin,
+    which is a standard deviation of the paired difference; evident where it is not given.
+    """
     def fill(draw, table, effect):
+        errors = {}
+        for what in ("trainability", "generalization"):
+            errors[f"{what}/error"] = 0.2 - 0.01 * (saved or evident)(effect) + draw(0, 0.01 * PAIRED)
+            errors[f"{what}/error_both"] = 0.2 + draw(1, 0.01 * PAIRED)
+            errors |= {f"{what}/error_{name}": 0.2 + 0.01 * evident(effect) for name in ("depth", "variance")}
         return {
+            **errors,
             "trainability/correlation": 0.5 + SIZE * trainability(effect) + draw(0, SIZE),
             "generalization/correlation": 0.5 + SIZE * generalization(effect) + draw(1, SIZE),
             "infinite/test_agreement": np.full(len(table), 0.9),
@@ -123,6 +133,10 @@ SCENARIOS = [
              infinite_width(lambda e: e - 0.4 / EXPONENT, EXPONENT), ONE_DEPTH, axis="train_size"),
     Scenario("spectrum", "one correlation is 0.5, and the other evidently above", "supported",
              spectrum(as_it_is, evident), {}, axis="train_size"),
+    Scenario("spectrum", "both correlations are evidently above 0.5, and depth and weight variance tell as much",
+             "supported", spectrum(evident, evident, as_it_is), {}, axis="train_size"),
+    Scenario("spectrum", "it saves just the margin over depth and weight variance", "refuted",
+             spectrum(evident, evident, lambda e: 1 - e), {}, axis="train_size"),
     Scenario("spectrum", "both correlations are 0.5", "refuted",
              spectrum(lambda e: -e, lambda e: -e), {}, axis="train_size"),
 ]  # fmt: skip

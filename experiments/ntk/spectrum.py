@@ -1,11 +1,15 @@
 """Does the spectrum of the infinite-width NTK tell which networks train and which generalize?  Xiao et al. 2020.
 
 One config is one phase diagram on one data subset: the infinite-width network in closed form on a grid of weight
-variances and depths, and finite networks in NTK parameterization trained by full-batch gradient descent on a part of
-it. Both take the same number of steps of the same size, a share of the largest stable one (see linearized_training.py
-in analysis/). The infinite-width network is a draw of its Gaussian process, initial output f0 included (Lee et al.
-2019): without f0 (its mean) the argmax stays right deep in the chaotic phase, where only the size of the prediction
-vanishes.
+variances and depths, and finite networks in NTK parameterization trained by full-batch gradient descent at weight
+variances and depths that each seed draws anew (or on a grid of them, which decides nothing: a verdict speaks of the
+plane, and cells that all seeds share are no sample of it). Both take the same number of steps of the same size, a share
+of the largest stable one (see linearized_training.py in analysis/). The infinite-width network is a draw of its
+Gaussian process, initial output f0 included (Lee et al. 2019): without f0 (its mean) the argmax stays right deep in the
+chaotic phase, where only the size of the prediction vanishes.
+
+What the spectrum tells is compared with what depth and weight variance tell by themselves: an accuracy is
+predicted from each by the same nearest neighbours, leaving its own cell out.
 """
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -24,7 +28,7 @@ from analysis.linearized_training import (
     scale_to_unit_variance,
 )
 from analysis.mean_field import critical_weight_variance, phase
-from analysis.statistics import rank_correlation, t_interval
+from analysis.statistics import leave_one_out_error, paired_difference, rank_correlation, t_interval
 from experiments.ntk import spectrum_figures
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
@@ -39,10 +43,16 @@ CLAIM = Claim(
     "The NTK's spectrum tells which networks can be trained and which generalize.",
     source="Xiao, Pennington & Schoenholz 2020, Disentangling Trainability and Generalization",
 )
-GRID = {"seed": [0, 1, 2]}
+GRID = {"cells": [16], "centre_labels": [False], "seed": [0, 1, 2]}
+BASELINES = {"depth": "depth", "variance": "weight variance", "both": "depth and weight variance"}
 COLUMNS = {
     "trainability/correlation": "rank correlation: NTK well-conditioned, finite network's training accuracy",
     "generalization/correlation": "size of mean predictor after training, finite test accuracy",
+    "generalization/uncentred": "size of mean predictor of uncentred labels, finite test accuracy",
+    "trainability/error": "error of training accuracy predicted by condition number",
+    **{f"trainability/error_{name}": f"by {words}" for name, words in BASELINES.items()},
+    "generalization/error": "error of test accuracy predicted by size of mean predictor",
+    **{f"generalization/error_{name}": f"by {words}, test" for name, words in BASELINES.items()},
     "generalization/trained": "size of mean predictor, finite test accuracy where trained",
     "infinite/train_agreement": "infinite-width and finite training accuracy",
     "infinite/test_agreement": "infinite-width and finite test accuracy",
@@ -55,6 +65,7 @@ COLUMNS = {
 TABLE = tuple(COLUMNS)
 ARRAY_NAMES = {"predictor_converged": "predictor", "predictor_after_steps": "signal"}  # what arrays.npz calls them
 MIN_CORRELATION = 0.5  # a rank correlation that "tells"
+NEIGHBOURS = 3  # of a cell, from whose accuracies its own is predicted
 TRAINED = 0.9  # training accuracy from which a finite network counts as trained
 RATIOS = (0.7, 1.0, 1.5)  # weight variances of the curves over the critical one: ordered, critical, chaotic
 RESOLVED = 1e11  # condition numbers beyond lose too many digits for a rate
@@ -80,6 +91,14 @@ class Config:
     finite_depths: tuple[int, ...] = field(
         default=(1, 4, 12, 24), metadata={"help": "hidden layers of the finite networks; empty: train none"}
     )
+    cells: int = field(
+        default=0,
+        metadata={"help": "finite networks at weight variances and depths drawn by the seed, between the least and the "
+                          "largest of finite_weight_variances and finite_depths; 0: at all of these", "added": True},
+    )  # fmt: skip
+    centre_labels: bool = field(
+        default=False, metadata={"help": "labels minus 1/k instead of one-hot ones", "added": True}
+    )
     steps: int = field(default=200, metadata={"help": "full-batch gradient descent steps"})
     step_size: float = field(default=0.5, metadata={"help": "in units of the largest stable step, 2 m / lambda_max"})
     curve_depth: int = field(default=200, metadata={"help": "largest depth of the curves in the three phases"})
@@ -98,6 +117,13 @@ class Config:
         for name in ("finite_weight_variances", "finite_depths"):
             if len({f"{value:g}" for value in getattr(self, name)}) < len(getattr(self, name)):
                 raise ValueError(f"{name} must differ from each other in six digits, got {getattr(self, name)}")
+        if self.cells and self.finite_depths:
+            if self.cells <= NEIGHBOURS + 1:
+                raise ValueError(f"cells must be 0 or at least {NEIGHBOURS + 2}, got {self.cells}")
+            if max(self.finite_weight_variances) - min(self.finite_weight_variances) < 0.01:
+                raise ValueError(
+                    f"cells={self.cells} are drawn between two weight variances, got {self.finite_weight_variances}"
+                )
         if min(self.depths_of_map) < 1 or self.curve_depth < 1 or self.steps < 1:
             raise ValueError(
                 f"depths, curve_depth and steps must be at least 1, got {self.depths_of_map}, {self.curve_depth}, "
@@ -111,12 +137,26 @@ class Config:
     @property
     def variances_of_map(self) -> list[float]:
         """Weight variances of the infinite-width network: its own, and those of the finite networks."""
-        return sorted({*self.weight_variances, *self.finite_weight_variances})
+        return sorted({*self.weight_variances, *(() if self.cells else self.finite_weight_variances)})
 
     @property
     def depths_of_map(self) -> list[int]:
         """Depths of the infinite-width network: its own, and those of the finite networks."""
-        return sorted({*self.depths, *self.finite_depths})
+        return sorted({*self.depths, *(() if self.cells else self.finite_depths)})
+
+    @property
+    def finite_cells(self) -> list[tuple[float, int]]:
+        """(weight variance, depth) of the finite networks: variances uniform, depths log-uniform where drawn."""
+        if not self.cells or not self.finite_depths:
+            return list(product(self.finite_weight_variances, self.finite_depths))
+        rng = np.random.default_rng([self.seed, 31])
+        variances, depths = self.finite_weight_variances, self.finite_depths
+        borders = np.log(min(depths)), np.log(max(depths))
+        found = {}  # no cell twice
+        while len(found) < self.cells:
+            variance, depth = rng.uniform(min(variances), max(variances)), np.exp(rng.uniform(*borders))
+            found[round(float(variance), 3), round(float(depth))] = None
+        return list(found)
 
 
 def label(config):
@@ -138,6 +178,8 @@ def check(config, data, run):
 def measure(config, data, run):
     """Spectrum and predictor of the infinite-width network against depth, its map, and how finite networks agree."""
     data = replace(data, x_train=scale_to_unit_variance(data.x_train), x_test=scale_to_unit_variance(data.x_test))
+    if config.centre_labels:
+        data = replace(data, y_train=data.y_train - 1 / data.num_classes, y_test=data.y_test - 1 / data.num_classes)
     variances, depths = config.variances_of_map, config.depths_of_map
     with threadpool_limits(1, "blas"):  # many small matrices: BLAS threads would mostly wait for each other
         cells = [map_row(config, data, variance, depths) for variance in variances]
@@ -176,6 +218,7 @@ def map_row(config, data, variance, depths):
                 "lambda_max": spectrum.lambda_max,
                 "predictor_converged": predictor_size(ntk, eigen, np.ones(m), y),
                 "predictor_after_steps": predictor_size(ntk, eigen, share, y),
+                "predictor_uncentred": predictor_size(ntk, eigen, share, y, centred=False),
                 "train": float(np.mean(on_train.argmax(1) == y.argmax(1))),
                 "test": float(np.mean(on_test.argmax(1) == data.y_test.argmax(1))),
             }
@@ -237,19 +280,33 @@ def finite_networks(config, data, run, infinite):
 
     infinite: {name: [V, L]} over the weight variances and depths of the map.
     """
-    cells = list(product(config.finite_weight_variances, config.finite_depths))
-    rows = [config.variances_of_map.index(variance) for variance, _ in cells]
-    columns = [config.depths_of_map.index(depth) for _, depth in cells]
-    largest = infinite["lambda_max"][rows, columns]
-    accuracies = [train_finite(config, data, run, *cell, value) for cell, value in zip(cells, largest)]
+    cells = config.finite_cells
+    if config.cells:
+        with threadpool_limits(1, "blas"):
+            found = [map_row(config, data, variance, [depth])[0] for variance, depth in cells]
+        at = {name: np.array([cell[name] for cell in found]) for name in infinite}
+    else:
+        rows = [config.variances_of_map.index(variance) for variance, _ in cells]
+        columns = [config.depths_of_map.index(depth) for _, depth in cells]
+        at = {name: values[rows, columns] for name, values in infinite.items()}
+    accuracies = [train_finite(config, data, run, *cell, value) for cell, value in zip(cells, at["lambda_max"])]
     train, test = np.array(accuracies).T  # [cells]
-    at = {name: values[rows, columns] for name, values in infinite.items()}
     fitted = train >= TRAINED
     # A singular kernel is the worst conditioned one; a diverged network (nan) is left out and counted.
     well = -np.log(np.minimum(at["condition"], 1 / np.finfo(float).eps))
+    variances, depths = np.array(cells, dtype=float).T
+    features = {"depth": depths, "variance": variances, "both": np.array(cells, dtype=float)}
+    errors = {}
+    pairs = {"trainability": (well, train), "generalization": (at["predictor_after_steps"], test)}
+    for what, (spectrum, accuracy) in pairs.items():
+        errors[f"{what}/error"] = leave_one_out_error(spectrum, accuracy, NEIGHBOURS)
+        for name, feature in features.items():
+            errors[f"{what}/error_{name}"] = leave_one_out_error(feature, accuracy, NEIGHBOURS)
     return {
+        **errors,
         "trainability/correlation": rank_correlation(well, train).correlation,
         "generalization/correlation": rank_correlation(at["predictor_after_steps"], test).correlation,
+        "generalization/uncentred": rank_correlation(at["predictor_uncentred"], test).correlation,
         "generalization/trained": rank_correlation(at["predictor_converged"][fitted], test[fitted]).correlation,
         "infinite/train_agreement": rank_correlation(at["train"], train).correlation,
         "infinite/test_agreement": rank_correlation(at["test"], test).correlation,
@@ -277,36 +334,61 @@ def train_finite(config, data, run, variance, depth, lambda_max):
 
 
 def judge(results):
-    """Do both rank correlations between spectrum and finite networks lie above MIN_CORRELATION, over seeds?"""
+    """Does the spectrum tell of finite networks, and more than depth and weight variance do?  Over seeds, whose cells
+    are drawn anew.
+    """
+    margin = results.margins["margin"]
     test = (
-        "One-sided t-tests over seeds of two rank correlations over the finite networks of a phase diagram: of the "
-        "NTK's condition number (falling) with training accuracy, and of the size of the mean predictor after as many "
-        f"steps with test accuracy. Supported where both lie above {MIN_CORRELATION}, refuted where one lies below it."
+        "One-sided t-tests over seeds, each with cells of its own, of two rank correlations over the finite networks: "
+        "of the NTK's condition number (falling) with training accuracy, and of the size of the mean predictor after "
+        "as many steps with test accuracy; and of the mean error of accuracies that are predicted from the nearest "
+        f"{NEIGHBOURS} other cells, by the spectrum minus by depth, by weight variance, and by both. Supported where "
+        f"both correlations lie above {MIN_CORRELATION} and the spectrum predicts both accuracies better than each "
+        f"of the three; refuted where a correlation lies below {MIN_CORRELATION}, or the spectrum saves less than "
+        f"{margin:g} of an error. Cells that were chosen decide nothing."
     )
     groups = groups_by_architecture(results.measured("finite/diverged"))
     if not groups:
         return Verdict("undecided", "No finite network was trained.", test)
-    return decide(results, [judge_diagram(group, results.confidence) for group in groups], test)
+    return decide(results, [judge_diagram(group, margin, results.confidence) for group in groups], test)
 
 
-def judge_diagram(group, confidence) -> Finding:
-    """Both correlations of one phase diagram over its seeds."""
-    rows, correlations = group.rows, {}
-    for what in ("trainability", "generalization"):
-        correlations[what] = t_interval(rows[f"{what}/correlation"], confidence)
-    train, test = (f"{format_interval(found, 2)} over {found.n} seeds" for found in correlations.values())
-    agreement = format_interval(t_interval(rows["infinite/test_agreement"], confidence), 2)
+def judge_diagram(group, margin, confidence) -> Finding:
+    """Both correlations and what the spectrum saves, of one phase diagram over its seeds."""
+    rows, tests, refutes, texts = group.rows, [], [], []
+
+    def column(name):
+        return rows[name] if name in rows else np.full(len(rows), np.nan)
+
+    for what, accuracy in (("trainability", "training"), ("generalization", "test")):
+        found = t_interval(column(f"{what}/correlation"), confidence)
+        error = t_interval(column(f"{what}/error"), confidence)
+        text = f"rank correlation with {accuracy} accuracy {format_interval(found, 2)} over {found.n} seeds"
+        if what == "generalization":
+            text += f" (uncentred labels {format_interval(t_interval(column(f'{what}/uncentred'), confidence), 2)})"
+        saved = {
+            name: paired_difference(column(f"{what}/error_{name}"), column(f"{what}/error"), confidence)
+            for name in BASELINES
+        }
+        parts = [f"{format_interval(gain, 2, sign=True)} by {BASELINES[name]}" for name, gain in saved.items()]
+        texts.append(f"{text}, predicted with an error of {format_interval(error, 2)}, and more {', '.join(parts)}")
+        tests += [above(found, MIN_CORRELATION), *map(above, saved.values())]
+        refutes.append(Statement(f"the spectrum does not tell {what}", (below(found, MIN_CORRELATION),)))
+        refutes += [
+            Statement(f"it tells no more of {what} than {BASELINES[name]}", (below(gain, margin),))
+            for name, gain in saved.items()
+        ]
+    agreement = format_interval(t_interval(column("infinite/test_agreement"), confidence), 2)
+    texts.append(f"infinite-width and finite test accuracy {agreement}")
+    texts.append(f"{int(rows['finite/diverged'].sum())} finite networks diverged")
+    if not group.first["cells"]:
+        texts.append("all seeds share cells that were chosen (--cells=16 draws them), so this is not judged")
+        return Finding(group.label, "; ".join(texts))
     return Finding(
         group.label,
-        f"rank correlation with training accuracy {train}, with test accuracy {test}; infinite-width and "
-        f"finite test accuracy {agreement}; {int(rows['finite/diverged'].sum())} finite networks diverged",
-        supports=(
-            Statement("the spectrum tells both", tuple(above(c, MIN_CORRELATION) for c in correlations.values())),
-        ),
-        refutes=tuple(
-            Statement(f"the spectrum does not tell {what}", (below(found, MIN_CORRELATION),))
-            for what, found in correlations.items()
-        ),
+        "; ".join(texts),
+        supports=(Statement("the spectrum tells both, and more than depth and weight variance", tuple(tests)),),
+        refutes=tuple(refutes),
     )
 
 
@@ -323,6 +405,8 @@ EXPERIMENT = Experiment(
     table=TABLE,
     stages=("sw2=<variance>-depth=<depth>",),
     apart=(),
+    margins={"margin": (0.01, "error of predicted accuracies that the spectrum saves")},
+    max_seeds=6,
     measure=measure,
     judge=judge,
     figures=figures,

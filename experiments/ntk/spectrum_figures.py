@@ -157,13 +157,23 @@ def heat_maps(arrays, setting):
     figure, axes = plots.new(1 + finite, 2, width=4.8, height=3.4, sharex=True, sharey=True)
     variances, depths = arrays[0]["map/weight_variances"], arrays[0]["map/depths"]
     maps = [("infinite width", variances, depths, [mean(arrays, f"map/{name}") for name in ("train", "test")])]
-    if finite:
+    drawn = finite and any(not np.array_equal(a[f"finite/{x}"], arrays[0][f"finite/{x}"])
+                           for a in arrays for x in ("weight_variance", "depth"))  # fmt: skip
+    if finite and not drawn and len(arrays[0]["finite/depth"]) == np.prod([len(v) for v in finite_map(arrays)[:2]]):
         maps.append(("finite width", *finite_map(arrays)))
+    elif finite:
+        names = ("weight_variance", "depth", "train", "test")
+        x, y, *tables = (np.concatenate([a[f"finite/{name}"] for a in arrays]) for name in names)
+        maps.append(("finite width, drawn cells", x, y, tables))
     best = np.nanmax(np.concatenate([tables[1].ravel() for *_, tables in maps]))
     limits = (1, max(0.1, np.ceil(10 * best) / 10))  # test accuracies of a hard data set look alike on a scale to 1
     for row, (name, x, y, tables) in zip(axes, maps):
         for axis, table, split, limit in zip(row, tables, ("training", "test"), limits):
-            image = axis.pcolormesh(edges(x), edges(y, log=True), table.T, vmin=0, vmax=limit, cmap="viridis")
+            look = {"vmin": 0, "vmax": limit, "cmap": "viridis"}
+            if table.ndim == 1:
+                image = axis.scatter(x, y, c=table, edgecolors="0.4", linewidths=0.5, **look)
+            else:
+                image = axis.pcolormesh(edges(x), edges(y, log=True), table.T, **look)
             plot_depth_scales(axis, edges(variances)[[0, -1]], setting)
             axis.set(yscale="log", ylim=edges(depths, log=True)[[0, -1]], xlim=edges(variances)[[0, -1]])
             axis.set_title(f"{name}: {split} accuracy")

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import monotone_trend, one_sided_p, paired_difference, rank_correlation, t_interval
+from analysis.statistics import (
+    leave_one_out_error,
+    monotone_trend,
+    one_sided_p,
+    paired_difference,
+    rank_correlation,
+    t_interval,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +116,16 @@ def test_rank_correlation():
     assert perfect.correlation == 1 and 0 < perfect.low < 1 and perfect.high == 1
     assert np.isnan(rank_correlation(np.ones(5), np.arange(5)).correlation)
     assert np.isnan(rank_correlation([1, 2, 3], [1, 3, 2]).low)
+
+
+def test_leave_one_out_errors():
+    x = np.arange(10.0)
+    assert leave_one_out_error(x, np.full(10, 0.3)) == pytest.approx(0)
+    assert leave_one_out_error(x, x, neighbours=2) == pytest.approx((8 * 0 + 2 * 1.5) / 10)  # only the ends err
+    assert leave_one_out_error(np.exp(x), x, neighbours=2) == leave_one_out_error(x, x, neighbours=2)  # ranks
+    y = np.array([0.0, 1.0, 2.0, 5.0])
+    assert leave_one_out_error(np.zeros(4), y) == pytest.approx(np.mean(np.abs((y.sum() - y) / 3 - y)))  # all are near
+    assert leave_one_out_error(x, np.where(x == 9, np.nan, x), 2) == leave_one_out_error(x[:9], x[:9], 2)
+    assert np.isnan(leave_one_out_error(x[:3], x[:3]))
+    both = np.stack([x, -x], axis=1)
+    assert leave_one_out_error(both, x, 2) == leave_one_out_error(x, x, 2)

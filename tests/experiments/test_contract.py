@@ -49,6 +49,9 @@ SMALL = {  # of real runs, where the experiment has the field: as few images, st
     "finite_weight_variances": (0.5,),
     "finite_depths": (1,),
     "curve_depth": 5,
+    "cells": 0,
+    "check_size": 5,
+    "draw": [0, 1],
 }
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 

@@ -7,12 +7,20 @@ import pytest
 from analysis.linearized_training import scale_to_unit_variance
 from experiments.ntk import spectrum
 from experiments.ntk.spectrum import Config
-from tests.experiments.ntk.tables import results
+from tests.experiments.ntk import tables
 from training.data import DataConfig, load
 
 
-def correlations(training, test, spread=0.02):
+def results(experiment, measures, **axes):
+    return tables.results(experiment, measures, **{"cells": 16, "centre_labels": False, **axes})
+
+
+def correlations(training, test, spread=0.02, saved=0.1):
+    """saved: what the spectrum saves of the errors of depth and weight variance."""
+    errors = ("error_depth", "error_variance", "error_both")
     return lambda fields: {
+        **{f"{what}/{name}": 0.2 + saved for what in ("trainability", "generalization") for name in errors},
+        "trainability/error": 0.2 + 0.001 * fields["seed"], "generalization/error": 0.2 - 0.001 * fields["seed"],
         "finite/diverged": 0, "infinite/test_agreement": 0.9,
         "trainability/correlation": training + spread * fields["seed"],
         "generalization/correlation": test + spread * fields["seed"],
@@ -24,9 +32,38 @@ def test_outcomes():
     verdicts = [spectrum.judge(results(spectrum.EXPERIMENT, correlations(*both))) for both in means]
     assert [verdict.outcome for verdict in verdicts] == ["supported", "refuted", "undecided"]
     assert verdicts[0].reason.startswith(
-        "fcn, width 64, erf (supported: the spectrum tells both): rank correlation with training accuracy 0.82 [0.77, "
-        "0.87] over 3 seeds, with test accuracy 0.92 [0.87, 0.97] over 3 seeds;"
+        "fcn, width 64, erf (supported: the spectrum tells both, and more than depth and weight variance): rank "
+        "correlation with training accuracy 0.82 [0.77, 0.87] over 3 seeds, predicted with an error of 0.2 ["
     )
+
+
+@pytest.mark.parametrize(("saved", "outcome"), [(0.1, "supported"), (0.009, "refuted"), (-0.1, "refuted")])
+def test_what_depth_and_weight_variance_tell_as_well_refutes(saved, outcome):
+    verdict = spectrum.judge(results(spectrum.EXPERIMENT, correlations(0.8, 0.9, saved=saved), seed=list(range(6))))
+    assert verdict.outcome == outcome
+    assert ("it tells no more of trainability than depth" in verdict.reason) == (outcome == "refuted")
+
+
+def test_cells_that_all_seeds_share_decide_nothing():
+    verdict = spectrum.judge(results(spectrum.EXPERIMENT, correlations(0.8, 0.9), cells=0))
+    assert verdict.outcome == "undecided" and "cells that were chosen (--cells=16 draws them)" in verdict.reason
+
+
+def test_a_table_of_earlier_versions_is_no_error():
+    old = {name: value for name, value in correlations(0.8, 0.9)({"seed": 0}).items() if "error" not in name}
+    verdict = spectrum.judge(results(spectrum.EXPERIMENT, lambda fields: old, cells=0))
+    assert verdict.outcome == "undecided" and "nan" not in verdict.reason
+
+
+def test_every_seed_draws_its_cells_from_the_whole_plane():
+    found = [Config(cells=16, seed=seed).finite_cells for seed in range(20)]
+    assert found[3] == Config(cells=16, seed=3).finite_cells and found[3] != found[4]
+    assert all(len({*cells}) == 16 for cells in found)
+    variances, depths = np.array([cell for cells in found for cell in cells]).T
+    assert 0.5 <= variances.min() < 0.6 and 2.9 < variances.max() <= 3.0
+    assert {*depths} >= {1, 2, 3, 23} and depths.max() <= 24 and np.median(depths) == pytest.approx(5, abs=1)
+    config = Config(cells=16)
+    assert config.variances_of_map == sorted(config.weight_variances) and config.depths_of_map == sorted(config.depths)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +118,12 @@ def test_finite_networks_are_compared_with_their_own_cells_of_the_map(monkeypatc
     """Accuracies made from the map must correlate perfectly; a diverged network is left out and counted."""
     finite = {"finite_weight_variances": (3.0, 0.5), "finite_depths": (8, 1)}
     config = Config(weight_variances=(0.5, 2.0), depths=(1, 3), **finite)
+    assert config.finite_cells == [(3.0, 8), (3.0, 1), (0.5, 8), (0.5, 1)]
     assert config.variances_of_map == [0.5, 2.0, 3.0] and config.depths_of_map == [1, 3, 8]
     number = np.array([[v * l for l in config.depths_of_map] for v in config.variances_of_map])
     infinite = {
         "condition": np.exp(number), "lambda_max": number, "predictor_after_steps": -number,
-        "predictor_converged": number, "train": number, "test": -number,
+        "predictor_uncentred": number, "predictor_converged": number, "train": number, "test": -number,
     }  # fmt: skip
     seen = []
 

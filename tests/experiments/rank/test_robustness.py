@@ -127,7 +127,7 @@ def test_trainings_are_not_mixed_and_support_needs_all_of_them():
     verdict = judged(table + adversarial + rows("rank_min", 0.75, 0.7, 0.7, train_epsilon=8.0))
     assert verdict.outcome == "supported"
     assert verdict.groups == (("convnet, natural", "supported"), ("convnet, adversarial 8", "supported"))
-    assert verdict.reason.count("over 6 seeds") == 4 and "12" not in verdict.reason
+    assert verdict.reason.count("over 6 seeds") == 4 and "12 seeds" not in verdict.reason
     verdict = judged(table + adversarial + rows("rank_min", 0.75, 0.6, 0.7, train_epsilon=8.0))
     assert verdict.outcome == "refuted" and dict(verdict.groups)["convnet, natural"] == "supported"
     verdict = judged(table + adversarial[:6])  # nothing to compare in one of them
