@@ -29,6 +29,7 @@ def run(experiment, folder, **options):
 
 
 def run_tiny(experiment, folder, **options):
+    options = {"tuning_trials": 0, **options} if experiment == "norm_bias" else options
     return run(experiment, folder, **{**TINY, **options})
 
 
@@ -115,6 +116,24 @@ def check_report(report, names):
     assert figures_of(report) == names
     assert len(pd.read_csv(report.folder / "results.csv")) == len(report.results.table)
     assert not list(report.folder.rglob("checkpoint"))
+
+
+@pytest.mark.slow
+def test_tuned_settings_are_told_and_repeat_to_the_bit(tmp_path):
+    given = {**MLP, "decay_coefficient": 0.05, "bias_coefficient": 0.05, "norm_target": 80.0, "tuning_trials": 3}
+    tables = [
+        run_tiny("norm_bias", tmp_path / name, **given, seed=seeds).results.table.set_index("config_id")
+        for name, seeds in (("a", [0, 1]), ("b", [1]))
+    ]
+    pd.testing.assert_frame_equal(
+        tables[1].drop(columns="seconds"), tables[0].loc[tables[1].index].drop(columns="seconds")
+    )
+    table = tables[0]
+    assert table["tuned/learning_rate"].between(0.05 / 3.2, 0.05 * 3.2).all() and table["tuned/accuracy"].notna().all()
+    biased = table[table["regularizer"] == "norm_bias"]
+    assert biased["tuned/norm_target"].between(40, 160).all()
+    np.testing.assert_allclose(biased["norm/over_target"] * biased["tuned/norm_target"], biased["norm/all"])
+    assert (table["norm/least_equivalent"] <= table["norm/all"] * 1.0001).all()
 
 
 def test_the_report_of_norm_bias_is_complete(bias):
@@ -285,8 +304,13 @@ def test_a_kernel_of_too_low_rank_is_left_out_of_the_verdict(tmp_path):
 def test_config_ids_are_those_of_the_first_versions():
     """The last config of every default grid, as its folder was called before fields were renamed."""
     found = {}
+    were = {  # of grids whose default is another one today
+        "norm_bias": {"norm_target": [300.0, 1000.0], "tuning_trials": 0, "seed": list(range(10))},
+        "minimum_norm": {"kernel": ["linear", "gaussian", "ntk"], "bandwidth": [0.1, 0.3, 1.0, 3.0],
+                         "label_noise": [0.0, 0.5, 1.0], "seed": [0, 1, 2, 3]},
+    }  # fmt: skip
     for name, experiment in run_norm.EXPERIMENTS.items():
-        configs, _ = grid.expand(experiment, {})
+        configs, _ = grid.expand(experiment, were.get(name, {}))
         found[name] = (len(configs), runner.config_id(experiment, configs[-1]))
     assert found == {
         "norm_bias": (40, "mlp-3x64-digits-200-norm_bias-0.005-target=1000-seed=9-d47f56f8c1"),

@@ -2,7 +2,8 @@
 
 Weight decay draws the parameters to 0, norm-bias to a sphere ||theta||^2 = norm_target that may lie far outside.
 Networks of one seed share their data, their initial weights and the order of their batches, so that only the
-regularizer differs.
+regularizer differs, and what was tuned for it: with tuning_trials every regularizer, none included, has as many trials
+to choose its learning rate, coefficient and target on images that are held out of the seed's own training set.
 """
 import dataclasses
 import math
@@ -10,8 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from analysis.evaluation import evaluate
 from analysis.statistics import t_interval
-from experiments.norm.norm_measures import FINAL_COLUMNS, final_measures, squared_norm, warn_unsettled
+from experiments.norm.norm_measures import (
+    FINAL_COLUMNS,
+    describe_scale_invariance,
+    final_measures,
+    squared_norm,
+    warn_unsettled,
+)
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import paired_by_seed
@@ -31,15 +39,27 @@ GRID = {
     "regularizer": list(REGULARIZERS),
     "decay_coefficient": [0.005],
     "bias_coefficient": [0.005],
-    "norm_target": [300.0, 1000.0],
-    "seed": list(range(10)),
+    "norm_target": [550.0],
+    "tuning_trials": [3],
+    "seed": list(range(6)),
 }
-COLUMNS = {**FINAL_COLUMNS, "norm/start": "squared norm at the start"}
+COLUMNS = {
+    **FINAL_COLUMNS,
+    "norm/start": "squared norm at the start",
+    "tuned/learning_rate": "tuned learning rate",
+    "tuned/coefficient": "tuned coefficient",
+    "tuned/norm_target": "tuned target",
+    "tuned/accuracy": "accuracy on held-out images",
+}
 TABLE = (
     "test/accuracy", "train/accuracy", "gap/accuracy", "test/loss", "train/loss", "norm/all", "norm/over_target",
-    "norm/scale_invariant",
+    "norm/least_equivalent", "norm/scale_invariant", "norm/effective_rate", "tuned/learning_rate", "tuned/coefficient",
+    "tuned/norm_target",
 )  # fmt: skip
-STORED_MULTIPLES = (0.75, 2.5)  # 300 and 1000 over the 394 that a relu mlp of 3 x 64 starts with on average
+STORED_MULTIPLES = (1.4,)  # 550 over the 394 that a relu mlp of 3 x 64 starts with on average
+HELD_OUT = 0.25  # share of the training set on which the trials of the tuning are compared
+# The first trial has the settings that were given; the others draw them log-uniformly within these factors.
+FACTORS = {"learning_rate": 10**0.5, "coefficient": 10.0, "norm_target": 2.0}
 SETTING = ("regularizer", "coefficient", "norm_target")
 SHOWN = 8  # differences in the text of a network
 
@@ -61,6 +81,11 @@ class Config:
     bias_coefficient: float | None = field(
         default=None, metadata={"help": "coefficient of norm_bias in the gradient: coefficient * sign * theta"}
     )
+    tuning_trials: int = field(
+        default=0,
+        metadata={"help": "trials of every regularizer, none too, to choose its learning rate, coefficient and target "
+                          "on held-out training images; 0: as they are given", "added": True},
+    )  # fmt: skip
     seed: int = seed_field()
 
     def __post_init__(self):
@@ -84,7 +109,8 @@ class Config:
             object.__setattr__(self, name, value)
 
     def validate(self):
-        """Nothing is left to refuse: both coefficients were checked when they were taken over."""
+        if self.tuning_trials < 0:
+            raise ValueError(f"tuning_trials must be a number of trials, or 0 for none, got {self.tuning_trials}")
 
 
 def stored_defaults(file, asked) -> dict:
@@ -103,13 +129,63 @@ def setting_name(regularizer: str, coefficient: float, target: float) -> str:
     return "-".join((regularizer, *parts[regularizer]))
 
 
+def check(config, data, run):
+    if config.tuning_trials and held_out(len(data.x_train)) < 2:
+        raise ValueError(f"too few training images to hold some out for the tuning, got {len(data.x_train)}")
+
+
+def held_out(size: int) -> int:
+    """How many of so many training images are held out."""
+    return round(HELD_OUT * size)
+
+
+def trials(config) -> list:
+    """The TrainingConfigs among which a regularizer's settings are chosen: the given ones, and random ones near them.
+
+    All regularizers of a seed draw the same learning rates.
+    """
+    rng, training = np.random.default_rng([config.seed, 83]), config.training
+    found = [training]
+    for _ in range(config.tuning_trials - 1):
+        draws = {name: factor ** rng.uniform(-1, 1) for name, factor in FACTORS.items()}
+        found.append(
+            dataclasses.replace(training, **{name: getattr(training, name) * draw for name, draw in draws.items()})
+        )
+    return found
+
+
+def tune(config, data) -> tuple[TrainingConfig, dict]:
+    """(settings, measures): those of the trial with the highest accuracy, then the lowest loss, on held-out images.
+
+    The seed's test set is not looked at. The held-out images are part of the training set again when the chosen
+    settings train the network that is judged.
+    """
+    if not config.tuning_trials:
+        return config.training, {}
+    order = np.random.default_rng([config.seed, 89]).permutation(len(data.x_train))
+    out, kept = np.split(order, [held_out(len(order))])
+    inner = dataclasses.replace(
+        data, x_train=data.x_train[kept], y_train=data.y_train[kept], x_test=data.x_train[out], y_test=data.y_train[out]
+    )
+    scores = []
+    for training in trials(config):
+        model = build_network(config, inner)
+        diverged = fit(model, inner, training, seed=config.seed).diverged_epoch
+        loss, accuracy = (np.inf, -1.0) if diverged else evaluate(model, inner.x_test, inner.y_test, training.loss)
+        scores.append((accuracy, -loss, training))
+    accuracy, _, best = max(scores, key=lambda score: score[:2])  # of equal ones the first
+    measures = {f"tuned/{name}": getattr(best, name) for name in FACTORS}
+    return best, measures | ({"tuned/accuracy": accuracy} if accuracy >= 0 else {})
+
+
 def measure(config, data, run):
-    """Train once with the config's regularizer: accuracy, loss and norms at the end, and the norm at the start."""
+    """Train once with the config's regularizer, tuned or as given: accuracy, loss and norms at the end, norm before."""
+    training, tuned = tune(config, data)
     model = build_network(config, data)
     start = squared_norm(model.trainable_variables)
-    history = fit(model, data, config.training, seed=config.seed, run=run)
-    result = {"norm/start": start, "diverged_epoch": history.diverged_epoch}
-    return result if history.diverged_epoch else {**result, **final_measures(model, data, config.training, history)}
+    history = fit(model, data, training, seed=config.seed, run=run)
+    result = {**tuned, "norm/start": start, "diverged_epoch": history.diverged_epoch}
+    return result if history.diverged_epoch else {**result, **final_measures(model, data, training, history)}
 
 
 def judge(results):
@@ -164,7 +240,16 @@ def compare(group, margin, confidence) -> Finding:
     useless = tuple(below(gain(decay, plain), margin) for decay in decays)
     refutes.append(Statement("no weight decay tried gains the margin over none", useless))
     pairs = [(a, plain) for a in (*decays, *biases)] + [(bias, decay) for bias in biases for decay in decays]
-    return Finding(group.label, describe(settings, pairs, gain), supports, tuple(refutes))
+    text = describe(settings, pairs, gain) + describe_tuning(group) + describe_scale_invariance(group.rows)
+    return Finding(group.label, text, supports, tuple(refutes))
+
+
+def describe_tuning(group) -> str:
+    """What was tuned; that nothing was, where the settings were given: then they may have decided."""
+    trials = group.first.get("tuning_trials", 0)
+    if not trials:
+        return "; the settings were given and not tuned"
+    return f"; each regularizer tuned in {trials} trials a seed"
 
 
 def with_log_norm(rows):
@@ -252,6 +337,6 @@ EXPERIMENT = Experiment(
     figures=figures,
     label=label,
     margins={"margin": (0.01, "test accuracy gained by weight decay")},
-    max_seeds=12,
+    check=check,
     stored_defaults=stored_defaults,
 )

@@ -14,6 +14,7 @@ from analysis.statistics import paired_difference, rank_correlation, t_interval
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     SETTLED,
+    describe_scale_invariance,
     final_measures,
     regularized_norm,
     squared_norm,
@@ -22,7 +23,7 @@ from experiments.norm.norm_measures import (
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.verdict import Claim, Verdict
-from judging.wording import format_correlation, format_points
+from judging.wording import format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
@@ -44,7 +45,7 @@ COLUMNS = {
 }
 TABLE = (
     "test/accuracy", "train/accuracy", "gap/accuracy", "test/loss", "norm/all", "norm/over_target",
-    "norm/scale_invariant", "none/norm", "none/test/accuracy",
+    "norm/least_equivalent", "norm/scale_invariant", "norm/effective_rate", "none/norm", "none/test/accuracy",
 )  # fmt: skip
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title_fontsize": 9}  # a legend that hides no point
 
@@ -125,10 +126,11 @@ def judge(results):
     """
     margin = results.margins["margin"]
     test = (
-        "One-sided paired t-tests over seeds of differences in test accuracy. Supported where a norm below that of "
-        "unregularized training beats every other norm and no regularizer; refuted where a norm not below it, or no "
-        f"regularizer, beats all smaller ones, or where no smaller one gains {100 * margin:g} points over no "
-        "regularizer."
+        "One-sided paired t-tests over seeds of differences in test accuracy. Small is a norm below that of "
+        "unregularized training. Supported where a small norm beats every norm that is not small, and no regularizer, "
+        f"and the smallest of all is less than {100 * margin:g} points worse than any other small one; refuted where "
+        "a norm that is not small, or no regularizer, beats all small ones, or where no small one gains "
+        f"{100 * margin:g} points over no regularizer."
     )
     notes = warn_unsettled(results.table)
     if not len(results.measured("test/accuracy")):
@@ -155,10 +157,13 @@ def compare_norms(group, margin, confidence) -> Finding:
 
     def beats(name, others):
         shown = name if name == "none" else f"{name:g}"
-        what = "every other norm and none" if name in small else "all below 1"
+        what = "every norm not below 1 and none" if name in small else "all below 1"
         return Statement(f"{shown} beats {what}", tuple(above(gain(name, other)) for other in others))
 
-    supports = [beats(m, [other for other in (*small, *large) if other != m]) for m in small]
+    # That two small norms are as good speaks for small norms; that the smallest is worse would not.
+    smallest = min(small, key=ratio.get, default=None)
+    not_worse = tuple(above(gain(smallest, other), -margin) for other in small if other != smallest)
+    supports = [Statement(s.text, (*s.tests, *not_worse)) for s in (beats(m, large) for m in small)]
     refutes = [beats(m, small) for m in large]
     refutes.append(
         Statement("no norm below 1 gains the margin over none", tuple(below(gain(m, "none"), margin) for m in small))
@@ -177,13 +182,20 @@ def compare_norms(group, margin, confidence) -> Finding:
     if "norm/scale_invariant" in rows and rows["norm/scale_invariant"].notna().any():
         found = describe_correlation(rows, "norm/scale_invariant", confidence)
         text += f", of the norm of scale-invariant weights {found}"
+    text += describe_scale_invariance(rows)
     return Finding(group.label, text, tuple(supports), tuple(refutes) if small else ())
 
 
 def describe_correlation(rows, column, confidence):
-    """`-0.9 [-1, -0.7] over 30 networks`: rank correlation of a norm and test accuracy, over multiples and seeds."""
-    found = rank_correlation(rows[column], rows["test/accuracy"], confidence)
-    return f"{format_correlation(found)} over {found.n} networks"
+    """`-0.9 [-1, -0.7]`: rank correlation of a norm and test accuracy over a seed's multiples, the mean over seeds.
+
+    Networks of one seed share data and initial weights: all of them together would be no sample of networks.
+    """
+    by_seed = [
+        rank_correlation(of_seed[column], of_seed["test/accuracy"]).correlation for _, of_seed in rows.groupby("seed")
+    ]
+    found = t_interval(by_seed, confidence)
+    return f"{format_interval(found, 2)}{f' (mean of {found.n} seeds)' if found.n else ''}"
 
 
 def figures(results):

@@ -241,7 +241,7 @@ def test_the_desk_knows_what_workers_are_at_and_who_does_not_share():
 
 SCRIPTS = {
     "run_local_minima.py": "--experiment=distillation --width=8,16 --depth=1 --train_size=100 --distillation_epochs=9",
-    "run_norm.py": "--experiment=norm_bias --width=8 --depth=1 --train_size=100 --norm_target=300",
+    "run_norm.py": "--experiment=norm_bias --width=8 --depth=1 --train_size=100 --norm_target=300 --tuning_trials=0",
     "run_ntk.py": "--experiment=drift --width=8,16 --depth=1 --train_size=50 --ntk_sample=5",
     "run_rank.py": "--experiment=spectra --model=mlp --width=8 --depth=3 --train_epsilon=0 --train_size=100",
 }

@@ -53,7 +53,7 @@ def test_norm_targets_are_multiples_of_the_norm_that_is_regularized(regularize_a
     file = read_stored_file(path)
     norm = file.squared_norm if regularize_all else file.kernel_norm
     targets = [row["norm_target"] for row in found if row["regularizer"] == "norm_bias"]
-    assert targets == pytest.approx([0.75 * norm, 2.5 * norm], rel=1e-3)
+    assert targets == pytest.approx([1.4 * norm], rel=1e-3)
     assert {row["norm_target"] for row in found if row["regularizer"] != "norm_bias"} == {0.0}
 
 
