@@ -120,7 +120,8 @@ def stored_defaults(file, asked) -> dict:
 
 
 def label(config: Config) -> str:
-    return setting_name(config.training.regularizer, config.training.coefficient, config.training.norm_target)
+    name = setting_name(config.training.regularizer, config.training.coefficient, config.training.norm_target)
+    return f"{name}-tuned={config.tuning_trials}" if config.tuning_trials else name
 
 
 def setting_name(regularizer: str, coefficient: float, target: float) -> str:
@@ -316,7 +317,7 @@ def plot_norms(groups, histories):
                 axis.plot(epochs, values, color=style["color"], linestyle=style["linestyle"], alpha=0.7, linewidth=1.2,
                           label=name)  # fmt: skip
                 name = None  # one entry in the legend for all seeds
-            if target > 0:
+            if target > 0 and not group.first.get("tuning_trials"):
                 axis.axhline(target, linestyle=":", color=style["color"], label="its target")
         axis.set(xlabel="epoch", ylabel="$\\|\\theta\\|^2$", yscale="log", title=group.label)
         if axis.lines:
