@@ -46,7 +46,7 @@ def test_what_depth_and_weight_variance_tell_as_well_refutes(saved, outcome):
 
 def test_cells_that_all_seeds_share_decide_nothing():
     verdict = spectrum.judge(results(spectrum.EXPERIMENT, correlations(0.8, 0.9), cells=0))
-    assert verdict.outcome == "undecided" and "cells that were chosen (--cells=16 draws them)" in verdict.reason
+    assert verdict.outcome == "undecided" and "cells that were chosen (--cells=12 draws them)" in verdict.reason
 
 
 def test_a_table_of_earlier_versions_is_no_error():
