@@ -111,7 +111,7 @@ def robust_accuracy(model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0,
     return float(correct.mean())
 
 
-def check_attack(model, x, y, attack, *, times=4, restarts=5, mean=0.0, std=1.0, seed=0):
+def check_attack(model, x, y, attack, *, times=4, restarts=3, mean=0.0, std=1.0, seed=0):
     """Is an attack as strong as it can be?  {"loss_clean", "loss_few", "loss", "loss_strong", "accuracy",
     "accuracy_strong"}.
 

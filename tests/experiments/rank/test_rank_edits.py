@@ -48,7 +48,7 @@ def test_without_training_there_is_neither_attack_nor_edit():
     ("module", "options", "identity"),
     [
         (robustness, {"train_epsilon": 24.0, "attack_steps": 3, "edit": "rank_min", "rank_cut": 0.5,
-                      "edit_epochs": (1, 2), "seed": 1, "check_size": 0},
+                      "edit_epochs": (1, 2), "seed": 1, "check_size": 0, "train_size": 0},
          "convnet-w8-digits-normalize=False-adversarial=24-rank_min=0.5-seed=1-1e547cec83"),
         (spectra, {"model": "mlp", "train_epsilon": 0.0, "edit": "none", "seed": 0},
          "mlp-3x8-digits-normalize=False-natural-plain-seed=0-7e8eb00f2f"),
