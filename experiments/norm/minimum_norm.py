@@ -61,7 +61,8 @@ EXACT = 1e-6  # relative residual of an interpolation
 MIN_KERNELS = 20  # of a verdict: fewer are a choice of examples and no sample
 FAMILIES = {"gaussian": "Gaussian", "laplace": "Laplacian", "arc_cosine": "arc-cosine",
             "limit_ntk": "NTK of infinite width", "ntk": "NTK of a network"}  # fmt: skip
-NORMS = {"norm": "scaled to a mean diagonal of 1", "norm/largest_eigenvalue": "to a largest eigenvalue of n"}
+NORMS = {"norm": "scaled to a mean diagonal of 1",
+         "norm/largest_eigenvalue": "scaled to a largest eigenvalue of n"}  # fmt: skip
 SMALLEST_ERROR = 1e-6  # a test error of 0 counts as this, which no test set is large enough to measure
 MAX_IMAGES = 20000  # of the training set
 
@@ -364,8 +365,9 @@ def figures(results):
                     point = plot_solution(axis, row, norm, looks[kernel])
                     if row["label_noise"] == results.table["label_noise"].min():
                         handles.setdefault(FAMILIES.get(kernel, kernel), point)
-            axis.set(xlabel=f"norm, kernel {NORMS[norm]}", ylabel="test error", xscale="log", ylim=(0, 1))
-            axis.set_title(group_name(group))
+            axis.set(xlabel=f"norm, kernel {NORMS[norm]}", ylabel="test error", xscale="log", title=group_name(group))
+            axis.set_ylim(bottom=0)
+            axis.xaxis.set_minor_formatter("")  # two decades or less: its numbers would run into each other
     figure.legend(handles.values(), handles, loc="outside right center",
                   title="full: true labels\nwhite: random labels\ngrey: in between\npale: not exact")  # fmt: skip
     return {"error_against_norm": figure}
