@@ -2,6 +2,7 @@
 
     relative change  ||K1 - K0||_F / ||K0||_F                            (Goldblum et al. 2020, section 4)
     correlation      Pearson's, between the entries of K1 and K0         (same place)
+    alignment        <H K1 H, H K0 H>_F / (||H K1 H||_F ||H K0 H||_F),  H = I - 1/n       (Cortes et al. 2012, def. 4)
     linearized net   f(x) = f0(x) + Theta(x, X) Theta(X, X)^-1 (Y - f0(X))     (Jacot et al. 2018; Lee et al. 2019)
 
 All in float64 on plain arrays.
@@ -75,7 +76,36 @@ def kernel_drift(before, after):
     )
 
 
-def kernel_regression(k_train_train, residual_targets, k_test_train, initial_test=None, *, ridge=0.0):
+def trace_kernel(kernel):
+    """The trace form of a kernel [n, k, n, k], sum_a K[i, a, j, a] / k: [n, n] float64."""
+    kernel = np.asarray(kernel, np.float64)
+    return np.einsum("iaja->ij", kernel) / kernel.shape[1]
+
+
+def centred_alignment(a, b):
+    """Centred kernel alignment of two kernels [n, n] of the same inputs (also known as linear CKA): in [0, 1].
+
+    It does not change when a kernel is scaled or a constant is added to all of its entries, and is NaN where a kernel
+    is constant. Source: Cortes et al. 2012, definition 4; Kornblith et al. 2019, eq. 4.
+    """
+    a, b = (_centred(_matrix(kernel, name)) for kernel, name in ((a, "a"), (b, "b")))
+    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(np.clip(np.vdot(a, b) / scale, -1, 1)) if scale > 0 else float("nan")
+
+
+def label_alignment(kernel, labels):
+    """centred_alignment of a kernel [n, n] with that of its inputs' labels [n]: 1 for the same class, 0 for others."""
+    labels = np.asarray(labels)
+    return centred_alignment(kernel, labels[:, None] == labels)
+
+
+def _centred(kernel):
+    """H K H; 0 where nothing but rounding is left."""
+    centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1, keepdims=True) + kernel.mean()
+    return centred if np.linalg.norm(centred) > 1e-13 * np.linalg.norm(kernel) else np.zeros_like(kernel)
+
+
+def kernel_regression(k_train_train, residual_targets, k_test_train, initial_test=None, *, ridge=0.0, eigen=None):
     """Prediction of the linearized network (trained to convergence by gradient flow on the squared loss).
 
     Args:
@@ -86,6 +116,7 @@ def kernel_regression(k_train_train, residual_targets, k_test_train, initial_tes
         ridge: added to the eigenvalues of Theta(X, X), >= 0. With ridge 0 and a singular kernel the least-norm solution
             is taken, the limit of gradient flow: directions whose eigenvalue is below size * eps * lambda_max
             are left out and counted.
+        eigen: numpy.linalg.eigh of Theta(X, X) as a matrix, where it is known already.
 
     Returns:
         KernelRegression.
@@ -113,7 +144,7 @@ def kernel_regression(k_train_train, residual_targets, k_test_train, initial_tes
         raise ValueError(f"initial_test must have shape {(t, k)}; received {start.shape}.")
 
     right = targets.reshape(-1, 1) if full else targets
-    eigenvalues, vectors = scipy.linalg.eigh(kernel)
+    eigenvalues, vectors = scipy.linalg.eigh(kernel) if eigen is None else eigen
     precision = ROUNDING * len(kernel) * max(eigenvalues[-1], 0)
     if eigenvalues[-1] <= 0 or -eigenvalues[0] > max(
         1e-5 * eigenvalues[-1], precision

@@ -5,8 +5,10 @@ A network of constant NTK Theta, trained on m examples by t full-batch steps of 
 
     f_t(x) = f0(x) + Theta(x, X) Theta(X, X)^-1 (I - (I - eta Theta(X, X) / m)^t) (Y - f0(X)).
 
-In the eigenbasis of Theta(X, X) every direction is fitted on its own, to the share 1 - (1 - eta lambda / m)^t. Step
-sizes are in units of the largest stable one, 2 m / lambda_max. All in float64.
+In the eigenbasis of Theta(X, X) every direction is fitted on its own, to the share 1 - (1 - eta lambda / m)^t; with
+momentum mu the share s follows v <- mu v + eta lambda / m (1 - s), s <- s + v, as SGD's parameters follow their
+velocity. The largest stable step is 2 (1 + mu) m / lambda_max, and fitted_share has its step sizes in units of it (mu =
+0). All in float64.
 """
 import numpy as np
 import scipy.linalg
@@ -37,6 +39,30 @@ def fitted_share(eigenvalues: np.ndarray, step_size: float, steps: int) -> np.nd
     share = 2 * step_size * eigenvalues / eigenvalues[-1]  # eta lambda / m
     small = share < 0.5
     return np.where(small, -np.expm1(steps * np.log1p(-np.where(small, share, 0))), 1 - (1 - share) ** steps)
+
+
+def momentum_share(eigenvalues: np.ndarray, rates, momentum: float, examples: int) -> np.ndarray:
+    """The fitted share of every eigenvalue [m k] after full-batch steps of the given rates [t] with momentum.
+
+    examples: m. Precise also where it is small; beyond the largest stable rate it grows without bound.
+    """
+    share, velocity = np.zeros_like(eigenvalues), np.zeros_like(eigenvalues)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rate in rates:
+            velocity = momentum * velocity + rate / examples * eigenvalues * (1 - share)
+            share = share + velocity
+    return share
+
+
+def linearized_predictions(eigen, cross, share, residual, start):
+    """f_t on test inputs, [test, k], of a network whose kernel couples its outputs.
+
+    eigen: eigenvalues [m k] > 0 and eigenvectors [m k, m k] of Theta(X, X).  cross: Theta(x, X), [test, k, m, k].
+    share [m k]: how much of every eigenvector is fitted.  residual: Y - f0(X), [m, k].  start: f0(x), [test, k].
+    """
+    (values, vectors), (t, k) = eigen, start.shape
+    coefficients = vectors @ (share / values * (vectors.T @ residual.ravel()))
+    return start + (np.asarray(cross).reshape(t * k, -1) @ coefficients).reshape(t, k)
 
 
 def outputs_after(

@@ -117,8 +117,8 @@ def max_seeds_help(experiments):
 
 
 def margin_help(name, experiments):
-    """Help of --margin and --margin_factor: of what they are the smallest effect that matters, by experiment."""
-    what = {"margin": "difference", "margin_factor": "factor"}[name]
+    """Help of --margin, --margin_factor and --margin_level: of what they are the smallest effect that matters."""
+    what = {"margin": "difference", "margin_factor": "factor", "margin_level": "level"}[name]
     own = [f"{title}: {default:g}, {of}" for title, experiment in experiments.items()
            for key, (default, of) in experiment.margins.items() if key == name]  # fmt: skip
     return f"the smallest {what} that matters (default: {'; '.join(own) or 'no experiment of this script has one'})"

@@ -15,7 +15,8 @@ from harness import grid as grids
 from judging.results import Results
 from judging.verdict import Claim
 
-MARGINS = ("margin", "margin_factor")  # flags: the smallest difference, and the smallest factor, that matter
+# flags: the smallest difference, factor and level that matter, and what a number of each kind must be
+MARGINS = {"margin": "a difference above 0", "margin_factor": "a factor above 1", "margin_level": "a level above 0"}
 ALWAYS = {"config_id", "seconds", "family"}  # columns that the runner adds
 DIVERGED = "diverged_epoch"  # any measure may return it: the epoch at which training diverged, or None
 
@@ -46,7 +47,8 @@ class Experiment:
     applies: (config) -> bool, leaves configs out of a grid; `needs` says in one line what applies asks for.
     label: (config) -> str, names a config beside its network, data and seed.
     former_columns: {name in results of earlier versions: name}; old run folders are read through it.
-    margins: {`margin` or `margin_factor`: (default, of what)}: the smallest effects that matter to its judge.
+    margins: {`margin`, `margin_factor` or `margin_level`: (default, of what)}: the smallest effects that matter to its
+        judge; a level is what a measure itself may reach and still count as small.
     stored_defaults: (models.stored_file.StoredFile, fields that the person gave) -> {field: list of values} in place of
     the grid's for a .keras file (harness/stored.py).
     max_seeds: how far a run without --seed widens the grid's seeds until its verdict is decided; None: not at all.
@@ -120,8 +122,8 @@ class Experiment:
         for name, margin in self.margins.items():
             if name not in MARGINS or len(margin) != 2 or not margin[0] > (1 if name == "margin_factor" else 0):
                 yield (
-                    f"margins has {name!r}: {margin!r}; allowed are {' and '.join(MARGINS)}, each with (default, of "
-                    "what), a difference above 0 and a factor above 1"
+                    f"margins has {name!r}: {margin!r}; allowed are {', '.join(MARGINS)}, each with (default, of "
+                    f"what): {', '.join(MARGINS.values())}"
                 )
         if self.max_seeds is not None and self.max_seeds < len(self.grid.get("seed", [0])):
             yield f"max_seeds {self.max_seeds} is below the number of seeds of the grid"

@@ -417,8 +417,8 @@ def draw(experiment, results, verdict, folder):
 
 def run_named(
     script, experiments, name, *, former=(), out_dir="results", data_dir=None, overwrite=False, quiet=False,
-    max_seeds=None, margin=None, margin_factor=None, workers=1, ray_address=None, cpus_per_config=None,
-    gpus_per_config=0.0, threads_per_config=None, **options,
+    max_seeds=None, margin=None, margin_factor=None, margin_level=None, workers=1, ray_address=None,
+    cpus_per_config=None, gpus_per_config=0.0, threads_per_config=None, **options,
 ):  # fmt: skip
     """`run` for the experiment called `name` of a script; options are config fields, a list being an axis of the grid.
 
@@ -439,7 +439,8 @@ def run_named(
                 print(f"{place / earlier} is now {place / name}: the experiment has a new name.")
     renamed = grids.former_names(experiments[name].config)
     options = {renamed.get(option, option): value for option, value in options.items()}
-    margins = {key: value for key, value in (("margin", margin), ("margin_factor", margin_factor)) if value is not None}
+    margins = {"margin": margin, "margin_factor": margin_factor, "margin_level": margin_level}
+    margins = {key: value for key, value in margins.items() if value is not None}
     return run(
         script, experiments[name], options, name=name, out_dir=out_dir, data_dir=data_dir, overwrite=overwrite,
         quiet=quiet, max_seeds=max_seeds, margins=margins,

@@ -7,6 +7,7 @@ import json
 import math
 
 from harness import grid as grids
+from harness.experiment import MARGINS
 from harness.memo import content
 from judging.looks import Trial, plan_sizes
 from reporting import files
@@ -45,8 +46,7 @@ def check_margins(experiment, given):
             raise ValueError(f"this experiment has no {name}: its smallest effects that matter are {known}")
         margins[name] = grids.convert(name, value, float)
         if not (1 if name == "margin_factor" else 0) < margins[name] < math.inf:
-            least = "a factor above 1" if name == "margin_factor" else "a difference above 0"
-            raise ValueError(f"{name} must be {least}, got {value}")
+            raise ValueError(f"{name} must be {MARGINS[name]}, got {value}")
     return {**experiment.default_margins, **margins}
 
 

@@ -16,6 +16,7 @@ from models.inception_small import inception
 from models.layers import ACTIVATIONS
 from models.mlp import mlp
 from models.mobilenet_v2 import mobilenet_v2
+from models.ntk_parameterized import mlp_ntk
 from models.resnet import resnet
 from models.resnet_fixup import blocks_per_stage, resnet_fixup
 from models.user_model import load_user_model
@@ -40,7 +41,9 @@ MODELS = {
     "resnet_fixup": resnet_fixup,
     "alexnet": alexnet,
     "inception": inception,
+    "mlp_ntk": mlp_ntk,
 }
+FLAT = ("mlp", "mlp_ntk")  # they take inputs of any shape, all others images
 DEPTH_CHECKS = {"densenet": layers_per_block, "resnet_fixup": blocks_per_stage}
 DTYPES = ("float32", "float64")
 
@@ -56,7 +59,7 @@ class NetworkConfig:
         default="mlp", metadata={"help": "network: " + ", ".join(MODELS) + ", or the path of a saved .keras file"}
     )  # the weights of a file are where training starts: no seed changes them
     width: int | None = field(
-        default=None, metadata={"help": "units of hidden layers (mlp) or first channels; none: the model's own"}
+        default=None, metadata={"help": "units of hidden layers (mlps) or first channels; none: the model's own"}
     )
     widths: tuple[int, ...] = field(
         default=(), metadata={"help": "mlp: hidden widths one by one, such as 2048-2048-1024, not width and depth"}
@@ -64,7 +67,7 @@ class NetworkConfig:
     depth: int | None = field(
         default=None,
         metadata={
-            "help": "hidden layers (mlp), blocks per stage (resnet), layers (densenet, resnet_fixup); "
+            "help": "hidden layers (mlps), blocks per stage (resnet), layers (densenet, resnet_fixup); "
             "none: the model's own"
         },
     )
@@ -183,7 +186,7 @@ def _check(config, input_shape, num_classes):
 
     if not input_shape or not all(map(_is_count, input_shape)):
         raise ValueError(f"input_shape must be whole numbers of at least 1; received {tuple(input_shape)}")
-    if name in MODELS and name != "mlp" and (len(input_shape) != 3 or min(input_shape[:2]) < 8):
+    if name in MODELS and name not in FLAT and (len(input_shape) != 3 or min(input_shape[:2]) < 8):
         raise ValueError(f"{name} needs images (height, width, channels) of 8x8 or more; received {tuple(input_shape)}")
 
 

@@ -9,9 +9,10 @@ import keras
 from keras import layers
 
 from analysis.infinite_width_kernels import ACTIVATIONS, ARCHITECTURES
-from models.layers import LayerFactory, layer_seed
+from models.layers import GAINS, LayerFactory, layer_seed
 
 TAPS = 3  # convolutions are 3x3, circular, of stride 1
+BIAS_VARIANCE = 0.01  # of mlp_ntk: biases enter times 0.1, as in the experiments of Jacot et al. 2018
 
 
 @keras.saving.register_keras_serializable(package="backprop_on_trial")
@@ -73,14 +74,7 @@ def ntk_parameterized(
     inputs = make.input(input_shape)
 
     def linear(x, units, name):
-        x = ScaledInput(weight_variance, bias_variance, dtype=dtype, name=f"{name}_input")(x)
-        options = {
-            "use_bias": False,
-            "kernel_initializer": keras.initializers.RandomNormal(0, 1, seed=layer_seed(seed, name)),
-            "dtype": dtype,
-            "name": name,
-        }
-        return layers.Dense(units, **options)(x) if len(x.shape) == 2 else layers.Conv2D(units, TAPS, **options)(x)
+        return scaled_linear(make, x, units, name, weight_variance, bias_variance)
 
     x = make.flatten(inputs) if fcn else inputs
     for i in range(1, depth + 1):
@@ -90,3 +84,31 @@ def ntk_parameterized(
     return keras.Model(
         inputs, linear(x, num_classes, "logits"), name=f"ntk_parameterized_{architecture.replace('-', '_')}"
     )
+
+
+def mlp_ntk(input_shape, num_classes, *, width=64, depth=3, activation="relu", seed=0, dtype="float32"):
+    """Multilayer perceptron in NTK parameterization: models.mlp's network for claims about infinite width.
+
+    Inputs [n, *input_shape] -> logits [n, num_classes]. Weight variances are those of models.layers, which keep the
+    signal's size: 2 for ReLU in hidden layers, 1 for the logits. Biases start as standard normals times 0.1 (Jacot et
+    al. 2018, section 3). Its NTK has a limit at infinite width, so that one learning rate suits all widths.
+    """
+    make = LayerFactory(seed, activation, dtype)
+    inputs = make.input(input_shape)
+    x = make.flatten(inputs)
+    for i in range(1, depth + 1):
+        x = scaled_linear(make, x, width, f"dense_{i}", GAINS[activation], BIAS_VARIANCE)
+        x = make.activate(x, f"activation_{i}")
+    return keras.Model(inputs, scaled_linear(make, x, num_classes, "logits", 1.0, BIAS_VARIANCE), name="mlp_ntk")
+
+
+def scaled_linear(make, x, units, name, weight_variance, bias_variance):
+    """A dense layer on [n, d], or a 3x3 convolution on [n, h, w, c], in NTK parameterization."""
+    x = ScaledInput(weight_variance, bias_variance, dtype=make.dtype, name=f"{name}_input")(x)
+    options = {
+        "use_bias": False,
+        "kernel_initializer": keras.initializers.RandomNormal(0, 1, seed=layer_seed(make.seed, name)),
+        "dtype": make.dtype,
+        "name": name,
+    }
+    return layers.Dense(units, **options)(x) if len(x.shape) == 2 else layers.Conv2D(units, TAPS, **options)(x)

@@ -12,7 +12,10 @@ from harness import command_line, grid
 from harness.runner import InvalidInput
 from training.fit import TrainingConfig
 
-TINY = {"dataset": "gaussian", "train_size": 60, "test_size": 40, "epochs": 2, "batch_size": 30, "quiet": True}
+TINY = {
+    "dataset": "gaussian", "train_size": 60, "test_size": 40, "epochs": 2, "batch_size": 30, "rate_scaling": "none",
+    "quiet": True,
+}  # fmt: skip
 UNTRAINED = {"dataset": "gaussian", "train_size": 30, "test_size": 10, "quiet": True}
 DIAGRAM = {
     **UNTRAINED, "width": 8, "steps": 5, "curve_depth": 12, "weight_variances": (0.5, 1.75, 3.0), "depths": (1, 4),
@@ -60,7 +63,9 @@ def test_kernels_stand_still_at_learning_rate_0_and_move_at_another(evolved):
 
 def test_the_last_measure_of_evolution_is_that_of_drift(evolved, tmp_path):
     """The same network and training: neither knows of the other."""
-    report = run(tmp_path, "drift", width=4, depth=1, seed=0, learning_rate=0.1, epochs=4, ntk_sample=4)
+    report = run(
+        tmp_path, "drift", width=4, depth=1, seed=0, learning_rate=0.1, epochs=4, ntk_sample=4, target_loss=None
+    )
     wanted = evolved.results.over(learning_rate=0.1, seed=0)
     for name in ("ntk/relative_change", "ntk/correlation", "train/loss", "test/accuracy"):
         assert report.results.table[name].item() == wanted[name].item()
@@ -74,6 +79,26 @@ def test_drift_beside_a_second_learning_rate_counts_each_seed_once(tmp_path):
     assert report.verdict.reason.count("learning rate") == 2
     assert set(re.findall(r"\d seeds", report.verdict.reason)) == {"2 seeds"}
     assert (report.folder / "results.csv").exists() and drawn(report) == {"ntk_against_width.png", "ntk_heat_maps.png"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mlp", "mlp_ntk"])
+def test_wide_networks_under_the_conditions_of_theory(tmp_path, model):
+    """The claim's own regime: at equal loss the wider network's kernel moves less, and so do its predictions."""
+    options = {
+        "model": model, "width": [16, 1024], "depth": 1, "seed": [0, 1], "epochs": 300, "rate_scaling": "width",
+        "learning_rate": 0.02 if model == "mlp" else 0.5, "momentum": 0.0,
+    }  # fmt: skip
+    drift = run(tmp_path, "drift", **options, ntk_sample=6, target_loss=0.6).results.table
+    assert (drift["train/loss"] <= 0.6).all() and (drift["train/epochs"] < 300).all()
+    moved = drift.groupby("width")[["ntk/relative_change", "redraw/relative_change", "redraw/correlation"]].mean()
+    assert moved["ntk/relative_change"][1024] < 0.5 * moved["ntk/relative_change"][16]
+    # Two wide initializations have nearly the same kernel, without any training.
+    assert moved["redraw/relative_change"][1024] < 0.5 * moved["redraw/relative_change"][16]
+    assert moved["redraw/correlation"][1024] > moved["redraw/correlation"][16]
+    linear = run(tmp_path, "linearization", **options, train_size=30, loss="squared", batch_size=30).results.table
+    distances = linear.groupby("width")["linearized/distance"].mean()
+    assert distances[1024] < 0.5 * distances[16] and (linear["linearized/step_size"] < 1).all()
 
 
 @pytest.mark.slow

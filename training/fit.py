@@ -125,24 +125,25 @@ def learning_rate(config, steps):
     return keras.optimizers.schedules.PiecewiseConstantDecay([e * steps - 1 for e in config.decay_epochs], values)
 
 
-def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), probe=None):
+def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), probe=None, until=None):
     """Train a Keras model in place and return its History.
 
     run: where checkpoints, scalars and progress go (reporting.run_folder.Run); nothing is written when None. An
     unfinished or finished stage of the same run is taken up from its checkpoint.  stage: its name, when a config
     trains more than once.  callbacks: further Keras callbacks.  probe: called as probe(model, epoch) after each epoch;
     the {name: array} that it may return is kept in History.probes, and with the checkpoint.
+    until: until(model) -> bool, asked after each epoch: ends the training early where it holds (see `loss_reached`).
     """
     if run:
         run.begin(stage)
     with precision(dtype_of(model)):
         compile_model(model, config, steps=len(data.x_train) // min(config.batch_size, len(data.x_train)))
-        keeper = Keeper(data, config, run, stage, probe)
+        keeper = Keeper(data, config, run, stage, probe, until)
         state = run.load_checkpoint(stage) if run else None
         if state is not None:
             keeper.restore(model, state)
         first = len(keeper.rows)
-        if first < config.epochs and keeper.diverged_epoch is None:
+        if first < config.epochs and keeper.diverged_epoch is None and not keeper.ended:
             pipeline, steps = batches(
                 data,
                 batch_size=config.batch_size,
@@ -163,6 +164,14 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
                     callbacks=[keeper, *callbacks],
                 )
     return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
+
+
+def loss_reached(data, loss, target):
+    """A stopping rule for fit's `until`: does the loss on the whole training set, in inference mode, reach `target`?
+
+    Networks that are stopped by it are compared at an equal training loss, whatever the number of epochs.
+    """
+    return lambda model: evaluate(model, data.x_train, data.y_train, loss)[0] <= target
 
 
 def compile_model(model, config, *, steps):
@@ -192,9 +201,10 @@ def compile_model(model, config, *, steps):
 class Keeper(keras.callbacks.Callback):
     """Keeps what a run must not lose: history, checkpoint, scalars; and stops a run that diverged."""
 
-    def __init__(self, data, config, run, stage, probe):
+    def __init__(self, data, config, run, stage, probe, until=None):
         super().__init__()
         self.data, self.config, self.run, self.stage, self.probe = data, config, run, stage, probe
+        self.until, self.ended = until, False
         self.rows, self.diverged_epoch, self.probes = [], None, {}
         # Evaluations on the test set are spread over at most about 20 epochs: often enough for a curve.
         self.every = max(1, config.epochs // 20)
@@ -215,8 +225,9 @@ class Keeper(keras.callbacks.Callback):
             ),
             **norms(self.model),
         }
-        last = epoch + 1 == self.config.epochs
         finite = math.isfinite(row["train/loss"]) and math.isfinite(row["norm/all"])
+        self.ended = bool(finite and self.until and self.until(self.model))
+        last = self.ended or epoch + 1 == self.config.epochs
         if finite and (last or (epoch + 1) % self.every == 0):
             row["test/loss"], row["test/accuracy"] = evaluate(
                 self.model, self.data.x_test, self.data.y_test, self.config.loss
@@ -229,6 +240,8 @@ class Keeper(keras.callbacks.Callback):
             self.model.stop_training = True
         elif self.probe and (found := self.probe(self.model, epoch + 1)):
             self.probes[epoch + 1] = found
+        if self.ended:
+            self.model.stop_training = True
         if self.run:
             self.report(epoch, row, last or not finite)
 
@@ -247,7 +260,7 @@ class Keeper(keras.callbacks.Callback):
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {f"variable/{i:04d}": v.numpy() for i, v in enumerate(variables)}
         arrays.update({f"probe/{e}/{name}": value for e, found in self.probes.items() for name, value in found.items()})
-        return {"arrays": arrays, "rows": self.rows, "diverged_epoch": self.diverged_epoch}
+        return {"arrays": arrays, "rows": self.rows, "diverged_epoch": self.diverged_epoch, "ended": self.ended}
 
     def restore(self, model, state):
         variables = [*model.variables, *model.optimizer.variables]
@@ -262,6 +275,7 @@ class Keeper(keras.callbacks.Callback):
         for variable, value in zip(variables, values):
             variable.assign(value)
         self.rows, self.diverged_epoch = state["rows"], state["diverged_epoch"]
+        self.ended = state.get("ended", False)  # earlier versions' checkpoints know no early end
 
 
 def norms(model):

@@ -1,6 +1,7 @@
 """Does the NTK of a wide network stay constant during training?  Jacot et al. 2018; Goldblum et al. 2020, section 4.
 
-The exact kernel of a class-balanced sample of training images, sorted by class, before and after training.
+The exact kernel of a class-balanced sample of training images, sorted by class, before and after training; and that of
+another initialization of the same network, as kernels of wide networks are alike without any training.
 """
 import dataclasses
 from dataclasses import dataclass, field
@@ -8,25 +9,46 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.evaluation import evaluate_splits
-from analysis.kernels import kernel_drift
+from analysis.features import pearson
+from analysis.kernels import kernel_drift, trace_kernel
 from analysis.ntk import empirical_ntk
 from analysis.parameters import get_parameters
-from experiments.ntk.constancy import GRID, MARGINS, judge_constancy
+from experiments.ntk.constancy import (
+    GRID,
+    MARGINS,
+    REDRAW_COLUMNS,
+    judge_constancy,
+    label_measures,
+    redraw_measures,
+)
+from experiments.ntk.limit_conditions import (
+    check_conditions,
+    rate_scaling_field,
+    redraw,
+    stored_defaults,
+    target_loss_field,
+    train,
+)
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
     "The NTK of a wide network stays constant during training.",
-    source="Jacot et al. 2018; examined in Goldblum et al. 2020, section 4",
+    source="Jacot et al. 2018, theorem 2; examined in Goldblum et al. 2020, section 4",
 )
 COLUMNS = {
     "ntk/correlation": "NTK correlation",
     "ntk/relative_change": "NTK relative change",
     "ntk/cosine": "cosine of the NTK before and after",
+    "ntk/trace_correlation": "correlation of the trace kernel",
+    "ntk/cka": "centred alignment of the trace kernel before and after",
+    "ntk/label_alignment_before": "alignment with labels before",
+    "ntk/label_alignment_after": "alignment with labels after",
+    **REDRAW_COLUMNS,
     "ntk/norm_before": "NTK norm before",
     "ntk/norm_after": "NTK norm after",
     "ntk/condition_before": "condition number of the NTK before",
@@ -39,8 +61,8 @@ COLUMNS = {
     "train/epochs": "epochs trained",
 }
 TABLE = (
-    "ntk/correlation", "ntk/relative_change", "ntk/norm_before", "ntk/norm_after", "parameters/relative_change",
-    "train/accuracy", "test/accuracy",
+    "ntk/relative_change", "ntk/correlation", "redraw/correlation", "ntk/trace_correlation", "ntk/cka",
+    "ntk/label_alignment_before", "ntk/label_alignment_after", "train/loss", "train/accuracy", "test/accuracy",
 )  # fmt: skip
 
 
@@ -50,9 +72,12 @@ class Config:
     data: DataConfig = DataConfig(normalize=False)
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=0.05)
     ntk_sample: int = field(default=25, metadata={"help": "training images of the kernel, class-balanced"})
+    rate_scaling: str = rate_scaling_field()
+    target_loss: float | None = target_loss_field()
     seed: int = seed_field()
 
     def validate(self):
+        check_conditions(self)
         if self.ntk_sample < 2:
             raise ValueError(f"ntk_sample must be at least 2 images, got {self.ntk_sample}")
 
@@ -66,16 +91,20 @@ def measure(config, data, run):
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
     start, before = get_parameters(model), empirical_ntk(model, x)  # [n, k, n, k]
-    history = fit(model, data, config.training, seed=config.seed, run=run)
+    other = redraw(config, data)
+    redrawn = None if other is None else empirical_ntk(other, x)
+    history = train(model, data, config, run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
     after, parameters = empirical_ntk(model, x), get_parameters(model)
     change = float(np.linalg.norm(parameters - start))
-    # `figures` draws the trace form, sum_a Theta[i, a, j, a] / k.
-    traces = [np.einsum("iaja->ij", kernel) / kernel.shape[1] for kernel in (before, after)]
+    traces = [trace_kernel(kernel) for kernel in (before, after)]  # what `figures` draws
     return {
         "diverged_epoch": None,
         **{f"ntk/{name}": value for name, value in dataclasses.asdict(kernel_drift(before, after)).items()},
+        "ntk/trace_correlation": pearson(*(trace.ravel() for trace in traces)),
+        **{f"ntk/{name}": value for name, value in label_measures(*traces, labels).items()},
+        **({} if redrawn is None else redraw_measures(before, redrawn, traces[0], trace_kernel(redrawn))),
         "parameters/norm_before": float(np.linalg.norm(start)),
         "parameters/norm_after": float(np.linalg.norm(parameters)),
         "parameters/change": change,
@@ -89,18 +118,19 @@ def measure(config, data, run):
 
 
 def judge(results):
-    """Constant in the limit: its correlation rises with width and its relative change falls (constancy.py)."""
+    """Constant: its relative change is small at the largest width, and falls with width (constancy.py)."""
     return judge_constancy(results, correlation="ntk/correlation", change="ntk/relative_change", noun="NTK")
 
 
 def figures(results):
-    """Correlation and relative change against width; kernels before and after of the widest network of each group."""
+    """Correlation, that of two initializations, and relative change against width; kernels of the widest networks."""
     results = results.measured("ntk/correlation")
     if not len(results):
         return {}
     groups = results.groups()
     figure, axes = plots.new(1, 2)
-    plots.against_width(axes[0, 0], groups, "ntk/correlation", "correlation of NTK before and after")
+    kinds = {"ntk/correlation": "before and after", "redraw/correlation": "of two initializations"}
+    plots.against_width(axes[0, 0], groups, kinds, "correlation of the NTK")
     plots.against_width(axes[0, 1], groups, "ntk/relative_change", "relative change of the NTK")
     if (results.table["ntk/relative_change"] > 0).any():
         axes[0, 1].set_yscale("log")
@@ -159,5 +189,6 @@ EXPERIMENT = Experiment(
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
     margins=MARGINS,
+    stored_defaults=stored_defaults,
     max_seeds=5,
 )

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.evaluation import evaluate_splits
-from analysis.kernels import kernel_drift
+from analysis.features import pearson
+from analysis.kernels import kernel_drift, trace_kernel
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
+from experiments.ntk.constancy import label_measures
+from experiments.ntk.limit_conditions import check_conditions, rate_scaling_field, stored_defaults, train
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.verdict import Claim, Verdict
@@ -18,7 +21,7 @@ from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
     "The NTK moves at the start of training and then stands still.",
@@ -30,12 +33,17 @@ COLUMNS = {
     "ntk/relative_change": "relative change, first to last",
     "evolution/early_change": "mean relative change, early intervals",
     "evolution/late_change": "late intervals",
+    "evolution/speed_ratio": "late over early change per epoch",
+    "ntk/trace_correlation": "correlation of the trace kernel, first to last",
+    "ntk/cka": "centred alignment of the trace kernel, first to last",
+    "ntk/label_alignment_before": "alignment with labels before",
+    "ntk/label_alignment_after": "alignment with labels after",
     **evaluation_columns(),
     "train/epochs": "epochs trained",
 }
 TABLE = (
-    "ntk/correlation", "ntk/relative_change", "evolution/early_change", "evolution/late_change", "train/accuracy",
-    "test/accuracy",
+    "evolution/early_change", "evolution/late_change", "evolution/speed_ratio", "ntk/relative_change",
+    "ntk/correlation", "ntk/label_alignment_before", "ntk/label_alignment_after", "train/accuracy", "test/accuracy",
 )  # fmt: skip
 
 
@@ -49,9 +57,11 @@ class Config:
         default=7,
         metadata={"help": "geometrically spaced epochs at which the kernel is measured", "formerly": "moments"},
     )
+    rate_scaling: str = rate_scaling_field()
     seed: int = seed_field()
 
     def validate(self):
+        check_conditions(self)
         if self.ntk_sample < 2 or self.num_checkpoints < 2:
             raise ValueError(
                 f"ntk_sample and num_checkpoints must be at least 2, got {self.ntk_sample} and {self.num_checkpoints}"
@@ -72,26 +82,32 @@ def check(config, data, run):
 def measure(config, data, run):
     """The kernel's drift from initialization, and from one checkpoint to the next, early and late in training."""
     model = build_network(config, data)
-    x, _ = data.first_balanced(config.ntk_sample)
+    x, labels = data.first_balanced(config.ntk_sample)
     initial = empirical_ntk(model, x)  # [n, k, n, k]
 
     def probe(model, epoch):
         return {"ntk": empirical_ntk(model, x)} if epoch in config.epochs else None
 
-    history = fit(model, data, config.training, seed=config.seed, run=run, probe=probe)
+    history = train(model, data, config, run, probe=probe)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
     kernels = [initial, *(history.probes[epoch]["ntk"] for epoch in config.epochs)]
     from_start = [kernel_drift(initial, kernel) for kernel in kernels[1:]]
     steps = [kernel_drift(before, after) for before, after in itertools.pairwise(kernels)]
+    traces = [trace_kernel(kernel) for kernel in (kernels[0], kernels[-1])]
     # Intervals are equal in log(epoch): "the start" is their first half, the middle one is left out.
     half, changes = len(steps) // 2, [drift.relative_change for drift in steps]
+    speeds = np.array(changes) / np.diff(config.epochs, prepend=0)  # per epoch, as Fort et al. 2020
+    early_speed = float(np.mean(speeds[:half]))
     return {
         "diverged_epoch": None,
         "ntk/correlation": from_start[-1].correlation,
         "ntk/relative_change": from_start[-1].relative_change,
         "evolution/early_change": float(np.mean(changes[:half])),
         "evolution/late_change": float(np.mean(changes[-half:])),
+        "evolution/speed_ratio": float(np.mean(speeds[-half:])) / early_speed if early_speed else np.nan,
+        "ntk/trace_correlation": pearson(*(trace.ravel() for trace in traces)),
+        **{f"ntk/{name}": value for name, value in label_measures(*traces, labels).items()},
         **evaluate_splits(model, data, config.training.loss),
         "train/epochs": len(history.rows),
         "evolution/epochs": np.array(config.epochs),
@@ -104,29 +120,34 @@ def measure(config, data, run):
 
 def judge(results):
     """Does every network's kernel change less in the late half of training (in log epoch) than in the early half?"""
-    factor = results.margins["margin_factor"]
+    factor, still = results.margins["margin_factor"], results.margins["margin_level"]
     test = (
         "Per network, one-sided paired t-tests over seeds of log10 of the kernel's mean relative change in the late "
         "half of the intervals between checkpoints (equal in log epoch) over that in the early half. Supported where "
-        f"it lies below 0; refuted where the late change is less than {factor:g} times smaller, or larger."
+        f"the late change is less than {still:g} times the early one; refuted where it is less than {factor:g} times "
+        "smaller, or larger."
     )
     if not len(results.measured("evolution/late_change")):
         return Verdict("undecided", "Every network diverged.", test)
-    findings = [compare_halves(group, factor, results.confidence) for group in results.groups()]
+    findings = [compare_halves(group, factor, still, results.confidence) for group in results.groups()]
     return decide(results, findings, test, opening="Late change over early change: ")
 
 
-def compare_halves(group, factor, confidence) -> Finding:
+def compare_halves(group, factor, still, confidence) -> Finding:
     """The late against the early change of one Group, paired by seed."""
     late, early = (group.rows[f"evolution/{half}_change"].astype(float) for half in ("late", "early"))
     # A kernel that never moved says nothing of when it moves; one that stopped to the last bit has no logarithm.
     moved = (late > 0) | (early > 0)
     late, early = (np.log10(change.clip(lower=1e-12).where(moved)) for change in (late, early))
     ratio = paired_difference(late, early, confidence)
+    text = f"{format_factor(ratio)} over {ratio.n} seeds"
+    if "evolution/speed_ratio" in group.rows and group.rows["evolution/speed_ratio"].notna().any():
+        speed = np.log10(group.rows["evolution/speed_ratio"].astype(float).clip(lower=1e-12))
+        text += f", per epoch {format_factor(t_interval(speed, confidence))}"
     return Finding(
         group.label,
-        f"{format_factor(ratio)} over {ratio.n} seeds",
-        supports=(Statement("moves less late", (below(ratio),)),),
+        text,
+        supports=(Statement("stands still late", (below(ratio, np.log10(still)),)),),
         refutes=(Statement("does not slow down by the margin", (above(ratio, -np.log10(factor)),)),),
     )
 
@@ -171,6 +192,10 @@ EXPERIMENT = Experiment(
     figures=figures,
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
-    margins={"margin_factor": (1.1, "early over late change of the NTK")},
+    margins={
+        "margin_factor": (1.1, "early over late change of the NTK: less is no slowing down"),
+        "margin_level": (0.5, "late over early change of the NTK: less is standing still"),
+    },
+    stored_defaults=stored_defaults,
     max_seeds=6,
 )

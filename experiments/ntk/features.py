@@ -1,6 +1,7 @@
 """Do the features of a wide network move during training?  (In the NTK limit they do not: Jacot et al. 2018.)
 
-Distances, cosines and inner products between the penultimate features of a class-balanced sample, before and after.
+Distances, cosines and inner products between the penultimate features of a class-balanced sample, before and
+after; and the inner products of another initialization's, which are alike in wide networks without any training.
 """
 from dataclasses import dataclass, field
 
@@ -10,22 +11,41 @@ from scipy.spatial.distance import pdist
 from analysis.evaluation import evaluate_splits, predict
 from analysis.features import pearson, penultimate, separation
 from analysis.kernels import kernel_drift
-from experiments.ntk.constancy import GRID, MARGINS, judge_constancy
+from experiments.ntk.constancy import (
+    GRID,
+    MARGINS,
+    REDRAW_COLUMNS,
+    judge_constancy,
+    label_measures,
+    redraw_measures,
+)
+from experiments.ntk.limit_conditions import (
+    check_conditions,
+    rate_scaling_field,
+    redraw,
+    stored_defaults,
+    target_loss_field,
+    train,
+)
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
     "The features of a wide network do not move during training.",
-    source="the NTK limit of Jacot et al. 2018; feature measurements of Goldblum et al. 2020's code",
+    source="the NTK limit of Jacot et al. 2018, theorem 2; feature measurements of Goldblum et al. 2020's code",
 )
 COLUMNS = {
     "features/gram_correlation": "correlation of inner products",
     "features/gram_change": "their relative change",
     "features/gram_cosine": "their cosine",
+    "features/cka": "their centred alignment",
+    "features/label_alignment_before": "alignment with labels before",
+    "features/label_alignment_after": "alignment with labels after",
+    **REDRAW_COLUMNS,
     "features/distance_correlation": "correlation of distances",
     "features/cosine_correlation": "correlation of cosines",
     "features/separation_before": "between / within class distance before",
@@ -34,8 +54,9 @@ COLUMNS = {
     "train/epochs": "epochs trained",
 }
 TABLE = (
-    "features/gram_correlation", "features/gram_change", "features/distance_correlation", "features/cosine_correlation",
-    "features/separation_before", "features/separation_after", "test/accuracy",
+    "features/gram_change", "features/gram_correlation", "redraw/correlation", "features/cka",
+    "features/label_alignment_before", "features/label_alignment_after", "features/separation_before",
+    "features/separation_after", "train/loss", "test/accuracy",
 )  # fmt: skip
 
 
@@ -45,9 +66,12 @@ class Config:
     data: DataConfig = DataConfig(normalize=False)
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=0.05)
     feature_sample: int = field(default=100, metadata={"help": "training images whose features are compared"})
+    rate_scaling: str = rate_scaling_field()
+    target_loss: float | None = target_loss_field()
     seed: int = seed_field()
 
     def validate(self):
+        check_conditions(self)
         if self.feature_sample < 20:
             raise ValueError(f"feature_sample must be at least 20 images (two a class), got {self.feature_sample}")
 
@@ -60,18 +84,22 @@ def measure(config, data, run):
     """Features of the same images before and after training, and how their geometry changed."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.feature_sample)
-    features = penultimate(model)
-    before = predict(features, x).reshape(len(x), -1).astype(np.float64)  # [n, features]
-    history = fit(model, data, config.training, seed=config.seed, run=run)
+    before = features_of(model, x)
+    other = redraw(config, data)
+    redrawn = None if other is None else inner_products(features_of(other, x))
+    history = train(model, data, config, run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
-    after = predict(features, x).reshape(len(x), -1).astype(np.float64)
-    gram = kernel_drift(before @ before.T, after @ after.T)
+    after = features_of(model, x)
+    grams = inner_products(before), inner_products(after)
+    gram = kernel_drift(*grams)
     return {
         "diverged_epoch": None,
         "features/gram_correlation": gram.correlation,
         "features/gram_change": gram.relative_change,
         "features/gram_cosine": gram.cosine,
+        **{f"features/{name}": value for name, value in label_measures(*grams, labels).items()},
+        **({} if redrawn is None else redraw_measures(grams[0], redrawn, grams[0], redrawn)),
         "features/distance_correlation": pearson(pdist(before), pdist(after)),
         "features/cosine_correlation": pearson(pdist(before, "cosine"), pdist(after, "cosine")),
         "features/separation_before": separation(before, labels),
@@ -81,8 +109,18 @@ def measure(config, data, run):
     }
 
 
+def features_of(model, x):
+    """The penultimate features of inputs x, [n, features] in float64."""
+    return predict(penultimate(model), x).reshape(len(x), -1).astype(np.float64)
+
+
+def inner_products(features):
+    """The Gram matrix [n, n] of features [n, d]."""
+    return features @ features.T
+
+
 def judge(results):
-    """Constant in the limit: the Gram matrix's correlation rises with width and its change falls (constancy.py)."""
+    """Constant: the Gram matrix changes little at the largest width, and less with width (constancy.py)."""
     return judge_constancy(
         results, correlation="features/gram_correlation", change="features/gram_change", noun="features' Gram matrix"
     )
@@ -119,5 +157,6 @@ EXPERIMENT = Experiment(
     check=check,
     former_columns={**former_evaluation_columns("trained"), "trained/epochs": "train/epochs"},
     margins=MARGINS,
+    stored_defaults=stored_defaults,
     max_seeds=5,
 )

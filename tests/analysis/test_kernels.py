@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from analysis.kernels import kernel_drift, kernel_regression
+from analysis.kernels import centred_alignment, kernel_drift, kernel_regression, label_alignment, trace_kernel
 
 RNG = np.random.default_rng(0)
 
@@ -32,6 +32,26 @@ def test_drift():
     for bad in (kernel[:2], np.zeros([6, 6]), kernel * np.nan):
         with pytest.raises(ValueError, match="kernel"):
             kernel_drift(bad, kernel)
+
+
+def test_centred_alignment_is_that_of_centred_features_and_ignores_scale_and_offset():
+    """Kornblith et al. 2019, eq. 4, with features: ||Y'X||^2 / (||X'X|| ||Y'Y||) with centred columns."""
+    x, y = RNG.standard_normal([7, 3]), RNG.standard_normal([7, 5])
+    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
+    wanted = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    assert centred_alignment(x @ x.T, y @ y.T) == pytest.approx(wanted)
+    assert centred_alignment(3 * x @ x.T + 7, y @ y.T) == pytest.approx(wanted)
+    assert centred_alignment(x @ x.T, x @ x.T) == pytest.approx(1)
+    assert np.isnan(centred_alignment(x @ x.T, np.ones([7, 7])))
+
+
+def test_alignment_with_labels_is_1_for_the_classes_themselves():
+    labels = np.array([0, 0, 1, 1, 2])
+    assert label_alignment(np.eye(3)[labels] @ np.eye(3)[labels].T, labels) == pytest.approx(1)
+    blind = RNG.standard_normal([5, 9])
+    assert label_alignment(blind @ blind.T, labels) < 0.9
+    kernel = random_kernel(6).reshape(3, 2, 3, 2)
+    np.testing.assert_allclose(trace_kernel(kernel), (kernel[:, 0, :, 0] + kernel[:, 1, :, 1]) / 2)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])

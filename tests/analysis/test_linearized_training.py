@@ -6,6 +6,8 @@ from analysis.infinite_width_kernels import limit_kernels
 from analysis.kernels import kernel_regression
 from analysis.linearized_training import (
     fitted_share,
+    linearized_predictions,
+    momentum_share,
     outputs_after,
     positive_eigh,
     predictor_size,
@@ -31,6 +33,34 @@ def test_trained_outputs_are_those_of_gradient_descent(step_size):
         f -= eta * ntk[:, :12] @ (f[:12] - y)
     got = outputs_after(ntk, eigen, fitted_share(eigen[0], step_size, 40), start, y)
     np.testing.assert_allclose(np.concatenate(got), f, rtol=1e-9, atol=1e-9)
+
+
+def test_momentum_and_coupled_outputs_are_those_of_steps_in_parameters():
+    """SGD with momentum, as Keras has it, on the weights of a model that is linear in them; then its fixed point."""
+    m, t, k, p, momentum = 5, 4, 2, 30, 0.9
+    jacobian, test_jacobian = RNG.standard_normal([m, k, p]), RNG.standard_normal([t, k, p])
+    y, start, test_start = (RNG.standard_normal(shape) for shape in ([m, k], [m, k], [t, k]))
+    kernel, cross = np.einsum("iap,jbp->iajb", jacobian, jacobian), np.einsum("iap,jbp->iajb", test_jacobian, jacobian)
+    eigen = positive_eigh(kernel.reshape(m * k, m * k))
+    rates = [0.4 * m / eigen[0][-1]] * 30 + [0.1 * m / eigen[0][-1]] * 30
+    weights, velocity = np.zeros(p), np.zeros(p)
+    for rate in rates:
+        gradient = np.einsum("iap,ia->p", jacobian, start + jacobian @ weights - y) / m
+        velocity = momentum * velocity - rate * gradient
+        weights = weights + velocity
+    share = momentum_share(eigen[0], rates, momentum, m)
+    got = linearized_predictions(eigen, cross, share, y - start, test_start)
+    np.testing.assert_allclose(got, test_start + test_jacobian @ weights, rtol=1e-8)
+    end = linearized_predictions(eigen, cross, np.ones(m * k), y - start, test_start)
+    np.testing.assert_allclose(end, kernel_regression(kernel, y - start, cross, test_start).predictions, rtol=1e-8)
+
+
+def test_momentum_share_without_momentum_is_the_geometric_sum_and_grows_beyond_the_stable_rate():
+    values = np.array([1e-14, 0.1, 1.0])
+    got = momentum_share(values, [0.5 * 2] * 7, 0.0, 2)
+    np.testing.assert_allclose(got, fitted_share(values, 0.25, 7), rtol=1e-12)
+    stable, beyond = (np.abs(momentum_share(values, [rate] * 2000, 0.9, 1)[2]) for rate in (3.79, 3.81))
+    assert stable < 10 and beyond > 1e3
 
 
 def test_predictor_is_kernel_regression_of_centred_labels():

@@ -44,7 +44,8 @@ def test_help_has_every_flag_once_in_its_group(script):
     assert titles[:3] == ["network", "data", "training"] and titles[-1] == "run"
     shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     expected = {name for experiment in experiments.values() for name in grid.leaves(experiment.config)}
-    expected |= {"experiment", "out_dir", "data_dir", "overwrite", "max_seeds", "margin", "margin_factor", "flagfile"}
+    expected |= {"experiment", "out_dir", "data_dir", "overwrite", "max_seeds", "flagfile"}
+    expected |= {"margin", "margin_factor", "margin_level"}
     expected |= set(command_line.WORKERS)
     assert sorted(shown) == sorted(expected)
     entries = re.split(r"\n  (?=--)|\n\n", text)

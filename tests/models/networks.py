@@ -18,6 +18,7 @@ CONFIGS = [
     NetworkConfig("resnet_fixup", width=2, depth=14),
     NetworkConfig("alexnet", width=2, activation="erf"),
     NetworkConfig("inception", width=6),
+    NetworkConfig("mlp_ntk", width=5, depth=2),
 ]
 
 

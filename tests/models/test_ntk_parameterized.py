@@ -6,6 +6,7 @@ from scipy.special import erf
 
 from analysis.infinite_width_kernels import ARCHITECTURES, limit_kernels
 from analysis.ntk import empirical_ntk
+from models import NetworkConfig, build
 from models.ntk_parameterized import ntk_parameterized
 
 IMAGES = np.random.default_rng(0).standard_normal([3, 4, 5, 2])
@@ -83,3 +84,23 @@ def test_model_can_be_saved(tmp_path):
 def test_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         ntk_parameterized(**{"input_shape": (4, 5, 2), "num_classes": 3, **changes})
+
+
+def test_an_mlp_in_ntk_parameterization_is_built_by_name_and_its_kernel_does_not_grow_with_width():
+    """In standard parameterization the trace of the NTK is proportional to the width."""
+    traces = {}
+    for name in ("mlp", "mlp_ntk"):
+        for width in (64, 1024):
+            model = build(NetworkConfig(name, width=width, depth=2, dtype="float64"), (4, 5, 2), 3, seed=0)
+            traces[name, width] = np.trace(empirical_ntk(model, IMAGES, outputs="trace"))
+    assert traces["mlp", 1024] > 8 * traces["mlp", 64]
+    assert 0.5 < traces["mlp_ntk", 1024] / traces["mlp_ntk", 64] < 2
+
+
+def test_an_mlp_in_ntk_parameterization_is_the_known_network_with_he_variances():
+    h = IMAGES.reshape(3, -1)
+    model = build(NetworkConfig("mlp_ntk", width=6, depth=1, dtype="float64"), (4, 5, 2), 3, seed=0)
+    first, last = (v.numpy() for v in model.trainable_variables)
+    h = np.maximum(np.sqrt(2 / h.shape[1]) * h @ first[:-1] + 0.1 * first[-1], 0)
+    wanted = np.sqrt(1 / 6) * h @ last[:-1] + 0.1 * last[-1]
+    np.testing.assert_allclose(model(IMAGES).numpy(), wanted, rtol=1e-10)

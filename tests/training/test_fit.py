@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 
+from analysis.evaluation import evaluate
 from analysis.parameters import get_parameters
 from models import NetworkConfig, build
 from reporting.run_folder import Run
 from training.data import DataConfig, batches, load
-from training.fit import TrainingConfig, fit
+from training.fit import TrainingConfig, fit, loss_reached
 
 SMALL = NetworkConfig(width=8, depth=1, dtype="float64")
 TRAINING = TrainingConfig(loss="squared", epochs=3, batch_size=32, learning_rate=0.02)
@@ -137,6 +138,32 @@ def test_probes_survive_a_resume(data, tmp_path):
         fit(network(data), data, training, seed=0, run=run, callbacks=[Interrupt(3)], probe=probe)
     resumed = fit(network(data), data, training, seed=0, run=Run(tmp_path, "a", {}), probe=probe)
     assert sorted(resumed.probes) == [1, 4] and resumed.probes == whole.probes
+
+
+def test_training_ends_at_the_first_epoch_that_reaches_the_loss(data, tmp_path):
+    """The same bits as a training of so many epochs; taken up from an interruption, and not gone on with once ended."""
+    training = dataclasses.replace(TRAINING, epochs=12)
+    losses, target = [], 0.452
+
+    def note(model, epoch):
+        losses.append(evaluate(model, data.x_train, data.y_train, "squared")[0])
+
+    fit(network(data), data, training, seed=0, probe=note)
+    expected = 1 + next(i for i, loss in enumerate(losses) if loss <= target)
+    assert 2 < expected < 12
+    whole, _ = trained(data, dataclasses.replace(training, epochs=expected))
+    until = loss_reached(data, "squared", target)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            network(data), data, training, seed=0, run=Run(tmp_path, "a", {}), until=until,
+            callbacks=[Interrupt(expected - 1)],
+        )  # fmt: skip
+    for _ in range(2):
+        model = network(data)
+        history = fit(model, data, training, seed=0, run=Run(tmp_path, "a", {}), until=until)
+        np.testing.assert_array_equal(get_parameters(model), whole)
+        assert [row["epoch"] for row in history.rows] == list(range(1, expected + 1))
+        assert "test/accuracy" in history.rows[-1] and history.diverged_epoch is None
 
 
 def test_checkpoint_of_another_config_is_refused(data, tmp_path):

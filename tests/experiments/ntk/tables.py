@@ -9,7 +9,8 @@ def results(experiment, measures, **axes):
 
     measures: takes a config's fields, returns {column: value}; {} stands for a run that diverged.
     """
-    options = {**dict.fromkeys(experiment.grid), "seed": [0, 1, 2], **axes}
+    defaults = grid.flat(experiment.config())
+    options = {**{name: defaults[name] for name in experiment.grid}, "seed": [0, 1, 2], **axes}
     configs, _ = grid.expand(experiment, options)
     rows = []
     for i, config in enumerate(configs):

@@ -37,7 +37,9 @@ def test_the_former_name_of_the_checkpoints_keeps_ids_and_flags():
         (1.0, 0.1, 0.01, "supported"),
         (0.1, 1.0, 0.01, "refuted"),
         (0.5, 0.5, 0.2, "undecided"),
-        (0.5, 0.49, 0.001, "refuted"),  # the late change is smaller, but by nothing that matters
+        (0.5, 0.49, 0.001, "refuted"),  # the late change is smaller, but by nothing that matters: 98 %
+        (0.5, 0.35, 0.001, "undecided"),  # it slows down, and does not stand still
+        (0.5, 0.2, 0.001, "supported"),
     ],
 )
 def test_outcomes(early, late, noise, expected):
@@ -63,7 +65,7 @@ def test_every_width_is_a_network_of_its_own():
         return {"evolution/early_change": early, "evolution/late_change": late * noise}
 
     verdict = evolution.judge(results(evolution.EXPERIMENT, late_at_32, width=[16, 32], depth=1))
-    assert verdict.outcome == "refuted" and "width 16 (supported: moves less late): 0.1" in verdict.reason
+    assert verdict.outcome == "refuted" and "width 16 (supported: stands still late): 0.1" in verdict.reason
     assert "width 32 (refuted: does not slow down by the margin): 1" in verdict.reason
 
 
@@ -104,3 +106,17 @@ def test_a_curve_for_every_network_also_where_epochs_differ():
         f"mlp, depth 1, width 16, epochs {epochs}: from {what}"
         for epochs in (2, 8) for what in ("initialization", "the previous one")
     ]  # fmt: skip
+
+
+def test_standing_still_is_an_option_and_the_speed_per_epoch_is_told():
+    changes = change(0.5, 0.35, 0.001)
+
+    def measured(fields):
+        return {**changes(fields), "evolution/speed_ratio": 0.05 * (1 + 0.01 * fields["seed"])}
+
+    table = results(evolution.EXPERIMENT, measured, width=16, depth=1)
+    strict, mild = (
+        evolution.judge(dataclasses.replace(table, margins={**table.margins, "margin_level": level}))
+        for level in (0.5, 0.8)
+    )
+    assert (strict.outcome, mild.outcome) == ("undecided", "supported") and ", per epoch 0.05" in strict.reason

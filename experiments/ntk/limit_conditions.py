@@ -1,0 +1,95 @@
+"""What theory asks of training before a wide network is its tangent kernel: conditions that the room's claims share.
+
+Jacot et al. 2018 and Lee et al. 2019 (theorem 2.1) let the width grow in NTK parameterization (`--model=mlp_ntk`), or,
+what is the same for the limit, in standard parameterization with a learning rate of 1/width: there the NTK grows in
+proportion to the width, and a fixed rate ends beyond the largest stable one. `--rate_scaling=width` does the second.
+Networks of different widths are compared at an equal training loss where `--target_loss` is set, else at equal epochs.
+"""
+import dataclasses
+import math
+from dataclasses import field
+
+import pandas as pd
+
+from models import default_width
+from models.layers import layer_seed
+from training.fit import build_network, fit, loss_reached
+
+SCALINGS = ("none", "width")
+NTK_PARAMETERIZED = ("mlp_ntk",)  # models whose NTK does not grow with width
+CONDITIONS = {"rate_scaling": ["width"]}  # of a grid whose claim is of infinite width
+
+
+def rate_scaling_field():
+    """The field `rate_scaling` of a Config."""
+    return field(
+        default="none",
+        metadata={
+            "help": "none: learning_rate at every width; width: learning_rate at the model's own width (mlp: 64), and "
+            "in proportion to 1/width at others, as theory asks of standard parameterization (mlp_ntk needs none)",
+            "added": True,
+        },
+    )
+
+
+def target_loss_field():
+    """The field `target_loss` of a Config."""
+    return field(
+        default=None,
+        metadata={
+            "help": "stop at the end of the first epoch with a loss on the training set of at most this, so that "
+            "networks are compared at an equal loss; none: all epochs",
+            "added": True,
+        },
+    )
+
+
+def check_conditions(config):
+    """Raise ValueError for a rate_scaling or a target_loss that cannot be."""
+    if config.rate_scaling not in SCALINGS:
+        raise ValueError(f"unknown rate_scaling {config.rate_scaling!r}: allowed are {', '.join(SCALINGS)}")
+    if config.rate_scaling == "width" and (config.network.widths or config.network.model.endswith(".keras")):
+        raise ValueError(
+            "rate_scaling width needs a model by name and one --width, got "
+            f"{config.network.widths or config.network.model}: give --rate_scaling=none"
+        )
+    target = getattr(config, "target_loss", None)
+    if target is not None and not 0 < target < math.inf:
+        raise ValueError(f"target_loss must be a finite number above 0, or none, got {target}")
+
+
+def stored_defaults(file, asked):
+    """A stored file is trained at its own rate: one network says nothing of how a rate goes with width."""
+    return {"rate_scaling": ["none"]}
+
+
+def scaled_training(config):
+    """config.training with the learning rate that rate_scaling makes of it."""
+    network, training = config.network, config.training
+    if config.rate_scaling == "none" or network.model in NTK_PARAMETERIZED or network.width is None:
+        return training
+    rate = training.learning_rate * default_width(network.model) / network.width
+    return dataclasses.replace(training, learning_rate=rate)
+
+
+def train(model, data, config, run, probe=None):
+    """Train the model of a config under its rate_scaling and target_loss; returns fit's History."""
+    training, target = scaled_training(config), getattr(config, "target_loss", None)
+    until = None if target is None else loss_reached(data, training.loss, target)
+    return fit(model, data, training, seed=config.seed, run=run, probe=probe, until=until)
+
+
+def redraw(config, data):
+    """The config's network from another initialization, independent of those of all seeds; None for a stored file."""
+    if config.network.model.endswith(".keras"):
+        return None
+    return build_network(dataclasses.replace(config, seed=layer_seed(config.seed, "redraw")), data)
+
+
+def describe_missed(rows) -> str:
+    """`2 of 9 runs did not reach ..`: of the rows of a group; "" where all runs did, or none had a target."""
+    if not {"target_loss", "train/loss"} <= set(rows):
+        return ""
+    target = pd.to_numeric(rows["target_loss"], errors="coerce")
+    missed = int((rows["train/loss"].astype(float) > target).sum())
+    return f"{missed} of {len(rows)} runs did not reach the training loss of {target.max():g}" if missed else ""
