@@ -110,6 +110,9 @@ def find(group, rising, falling, correlation, change, factor, size, confidence) 
         f"relative change {format_trend(falling, power_law=True)}, at width {width} {format_factor(level)}; "
         f"correlation {format_trend(rising)}, at width {width} {at_last}"
     )
+    if level.mean > math.log10(size) and falling.direction == "decreasing":  # what would decide is no seed, but a width
+        needed = width * 2 ** ((level.mean - math.log10(size)) * math.log2(10) / -falling.slope.mean)
+        text += f"; at this exponent {size:g} is reached at a width of about {float(format(needed, '.2g')):g}"
     if missed := describe_missed(group.rows):
         return Finding(group.label, f"{missed}, so that nothing is judged: {text}")
     large = above(level, math.log10(size))

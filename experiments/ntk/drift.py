@@ -98,8 +98,7 @@ def measure(config, data, run):
         return {"diverged_epoch": history.diverged_epoch}
     after, parameters = empirical_ntk(model, x), get_parameters(model)
     change = float(np.linalg.norm(parameters - start))
-    # `figures` draws the trace form.
-    traces = [trace_kernel(kernel) for kernel in (before, after)]
+    traces = [trace_kernel(kernel) for kernel in (before, after)]  # what `figures` draws
     return {
         "diverged_epoch": None,
         **{f"ntk/{name}": value for name, value in dataclasses.asdict(kernel_drift(before, after)).items()},

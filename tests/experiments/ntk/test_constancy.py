@@ -63,6 +63,7 @@ def test_a_change_of_490_percent_is_not_constant_however_it_falls():
     verdict = drift.judge(results(drift.EXPERIMENT, measured, width=list(means), depth=3))
     assert verdict.outcome == "undecided" and "at width 512 4.9 [" in verdict.reason
     assert "(of two initializations 0.981" in verdict.reason  # more alike than before and after training
+    assert "at this exponent 0.1 is reached at a width of about 25000" in verdict.reason
 
 
 def test_the_level_is_an_option():
