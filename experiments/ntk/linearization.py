@@ -157,9 +157,11 @@ def follow_steps(config, eigen, cross, residual, start, epochs, network, moved, 
     share = momentum_share(values, rates, training.momentum, m)
     largest = 2 * (1 + training.momentum) * m / float(values[-1])
     result = {"linearized/step_size": training.learning_rate / largest}
-    if not np.isfinite(share).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        predictions = linearized_predictions((values, eigen[1]), cross, share, residual, start)
+        distance = np.linalg.norm(predictions - network)
+    if not np.isfinite(distance):
         return result
-    predictions = linearized_predictions((values, eigen[1]), cross, share, residual, start)
     return {**result, **compare("linearized", predictions, network, moved, data)}
 
 
