@@ -60,6 +60,7 @@ TABLE = (
 NUM_EXAMPLES = 6  # images shown with their adversarial examples
 MAX_EXAMPLE_GROUPS = 6  # networks whose examples are shown
 ATTACK_TOLERANCE = 0.05  # robust accuracy that stronger attacks may take away from a sound one
+ROUNDING = 1e-9  # of a difference of two shares of images
 LOSS_TOLERANCE = 0.02  # share by which a sound attack's loss may fall with more steps, being that of its last step
 LOSSES = ("attack/loss_clean", "attack/loss_few", "attack/loss", "attack/loss_strong")
 
@@ -195,7 +196,7 @@ def weak_attacks(table):
     losses = table[list(LOSSES)].to_numpy(float)
     rises = losses[:, 1:] >= (1 - LOSS_TOLERANCE) * losses[:, :-1]  # False for what was not measured
     gap = table["attack/accuracy"] - table["attack/accuracy_strong"]
-    return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE).to_numpy())
+    return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE + ROUNDING).to_numpy())
 
 
 def warn_weak_attacks(table):

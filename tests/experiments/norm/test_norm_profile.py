@@ -48,9 +48,10 @@ def outcome(*arguments, **given):
 
 def test_supported_where_a_norm_below_the_unregularized_one_beats_all_others():
     falling = verdict_on(profiled({0.1: 0.95, 1.0: 0.90, 10.0: 0.80}))
-    assert falling.outcome == "supported" and "highest at 0.1" in falling.reason and "-0.9" in falling.reason
+    assert falling.outcome == "supported" and "highest at 0.1" in falling.reason
     assert "mlp (supported: 0.1 beats every norm not below 1 and none): of 0.1, 1, 10 times" in falling.reason
     assert "; 0.1 minus none +5 [" in falling.reason and "(8 paired seeds)" in falling.reason
+    assert "rank correlation of norm and test accuracy -1 [-1, -1] (mean of 8 seeds)" in falling.reason
     assert outcome({0.1: 0.95, 0.5: 0.95, 1.0: 0.90, 10.0: 0.80}) == "supported"  # two small norms are as good
 
 

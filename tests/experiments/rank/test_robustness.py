@@ -89,6 +89,12 @@ def test_nothing_is_said_of_robust_accuracy_under_a_weak_attack(attack):
     assert "Warning" not in judged(PLAIN + RANDOM + rows("rank_min", 0.95, 0.6, 0.7)).reason
 
 
+def test_just_the_tolerance_is_no_weak_attack():
+    for accuracy in (0.55, 0.35, 0.3):  # whose difference to 5 points less rounds to either side of 0.05
+        attack = {"attack/accuracy": accuracy, "attack/accuracy_strong": accuracy - 0.05}
+        assert "Warning" not in judged(PLAIN + RANDOM + rows("rank_min", 0.95, 0.6, 0.7, **attack)).reason
+
+
 def test_tables_of_earlier_versions_are_judged_without_their_robust_accuracy():
     table = [{k: v for k, v in row.items() if k not in SOUND} for row in PLAIN + rows("rank_min", 0.8, 0.6, 0.7)]
     verdict = judged(table)
