@@ -79,7 +79,7 @@ def minimum_norm(correlation, at_second=None):
     """
     def fill(draw, table, effect):
         def of_kernel(noise):  # the same on all seeds: kernels are the sampling unit
-            keys = [table[name].astype(str) for name in ("group", *KERNEL_FIELDS)]
+            keys = [table[name].map(str) for name in ("group", *KERNEL_FIELDS)]
             return pd.Series(noise).groupby(keys).transform("first")
 
         norms = [of_kernel(draw(0)), of_kernel(draw(0))]
@@ -174,7 +174,7 @@ SCENARIOS = [
     Scenario("minimum_norm", "norm and error are independent", "supported",
              minimum_norm(lambda e: e), KERNELS, axis="train_size"),
     Scenario("minimum_norm", "norm and error are independent at one scale of the kernels", "supported",
-             minimum_norm(lambda e: 1 + nothing(e), lambda e: e), KERNELS, axis="train_size"),
+             minimum_norm(lambda e: 1 + e, lambda e: e), KERNELS, axis="train_size"),
     Scenario("minimum_norm", "norm and error have just the margin's correlation", "refuted",
              minimum_norm(lambda e: SLOPE - e), KERNELS, axis="train_size"),
     Scenario("double_descent", "a rise towards the threshold and no descent beyond", "supported",
