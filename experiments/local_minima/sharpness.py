@@ -498,8 +498,7 @@ def plot_sweeps(found):
                 axis.plot(part[measure], part["accuracy"], label=f"{batch} batch", **look)
             says = format_interval(t_interval(correlations.get(measure, ())), 2, sign=True)
             axis.set(xscale="log", xlabel=name, ylabel="test accuracy", title=f"rank correlation {says}")
-        line[0].set_title(group.label, loc="left", pad=24)
-        line[0].legend()
+        line[0].legend(title=group.label)
     return figure
 
 
