@@ -207,7 +207,9 @@ def test_every_flag_has_help_and_its_default():
 
 def test_a_field_that_came_later_counts_only_where_it_is_used():
     robustness = run_rank.EXPERIMENTS["robustness"]
-    options = {"dataset": "cifar10", "train_size": 2000, "train_epsilon": 0.0, "edit": "none", "check_size": 0, "seed": 0}
+    options = {
+        "dataset": "cifar10", "train_size": 2000, "train_epsilon": 0.0, "edit": "none", "check_size": 0, "seed": 0
+    }  # fmt: skip
     (config,), _ = grid.expand(robustness, options)
     assert "resample" not in grid.identifying(config)
     assert runner.config_id(robustness, config) == BEFORE_RESAMPLE
