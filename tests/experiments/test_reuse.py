@@ -14,8 +14,11 @@ def test_measures_are_those_of_fresh_models(name, tmp_path, monkeypatch):
     """The second of two seeds, and of two learning rates, finds what the first has left."""
     experiment, (script, title) = EXPERIMENTS[name], name.split(":")
     given = {axis: values[:1] for axis, values in experiment.grid.items()} | options(experiment, **SMALL)
+    given |= options(experiment, steps=6, measure_every=1, control_steps=2)
     if "learning_rate" in experiment.fields and "learning_rate" not in experiment.apart:
         given["learning_rate"] = [0.01, 0.02]
+    else:
+        given["train_size"] = 100  # an experiment may have a sample of its own
 
     def run(folder):
         reuse.clear()
