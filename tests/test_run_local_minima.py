@@ -201,6 +201,7 @@ def test_results_under_earlier_names_are_read_and_not_computed_again(minimum, tm
 # -- initialization and distillation
 
 
+@pytest.mark.slow
 def test_initialization(tmp_path):
     starts = ["default", "embedding", "zero"]
     options = {**DATA, "width": 16, "depth": 1, "epochs": 3, "hessian_products": 50, "seed": 0}
@@ -236,6 +237,7 @@ def test_kernel_scale_scales_the_start(tmp_path):
         run("initialization", tmp_path, **options, kernel_scale=0.0)
 
 
+@pytest.mark.slow
 def test_distillation(tmp_path):
     options = {**DATA, "model": "mlp", "width": 16, "depth": 1, "distillation_epochs": 3, "epochs": 3}
     report = run("distillation", tmp_path, **options, learning_rate=0.05, seed=[0, 1])

@@ -169,6 +169,7 @@ def test_spectra_of_a_persons_own_file_as_it_is(tmp_path):
     assert report.verdict.outcome == "undecided" and "No trained network" in report.verdict.reason
 
 
+@pytest.mark.slow
 def test_a_file_that_was_saved_again_is_another_network(tmp_path):
     """Between two runs of one process: the networks that edits start from are known by the file's content."""
     path, options = str(tmp_path / "mine.keras"), {"edit": "none", "train_epsilon": 0.0, "seed": 0}

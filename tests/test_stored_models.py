@@ -69,7 +69,10 @@ def test_a_loaded_sequential_knows_the_inputs_of_its_layers(tmp_path):
     np.testing.assert_array_equal(features(x) @ loaded.layers[-1].kernel + loaded.layers[-1].bias, model(x))
 
 
-@pytest.mark.parametrize("name", ["drift", "features", "linearization"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("drift", "linearization")]
+
+
+@pytest.mark.parametrize("name", ["features", *SLOW])
 def test_files_of_one_family_make_a_trend_and_one_file_none(name, tmp_path):
     paths = []
     for width in (4, 16):

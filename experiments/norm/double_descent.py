@@ -181,7 +181,7 @@ def figures(results):
     groups = [group for group in results.measured("capacity", "test/loss").groups() if group.by_width]
     if not groups:
         return {}
-    figure, axes = plots.new(1, 3, width=4.4)
+    figure, axes = plots.new(1, 3, width=4.4, height=3.8)
     panels = (("test/loss", "test loss"), ("train/loss", "training loss"), ("test/accuracy", "test accuracy"))
     for axis, (column, label) in zip(axes.flat, panels):
         looks = plots.styles()
@@ -198,8 +198,8 @@ def figures(results):
         axis.set(xlabel="capacity / interpolation threshold", ylabel=label, xscale="log")
         if column != "test/accuracy":
             axis.set_yscale("log")
-    axes[0, 1].set_ylim(bottom=1e-8)  # what is fitted exactly lies below
-    axes[0, 2].legend(fontsize=8)
+    axes[0, 1].set_ylim(1e-8, 1)  # what is fitted exactly lies below
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return {"double_descent": figure}
 
 

@@ -26,25 +26,19 @@ CLAIM = Claim(
     "Past zero training error, last-layer features collapse to a simplex of class means, and the classifier to them.",
     source="neural collapse, NC1 to NC4: Papyan et al. 2020",
 )
-GRID = {"model": ["mlp", "convnet"], "seed": [0, 1, 2]}
-MEASURES = {
-    "nc1": "spread within classes / between class means (NC1)",
-    "nc2_norms": "spread of the class means' lengths (NC2)",
-    "nc2_angles": "distance of their cosines from -1 / (classes - 1) (NC2)",
-    "nc3": "distance of the classifier from the class means (NC3)",
-    "nc4": "share of decisions that are not the nearest class mean's (NC4)",
-}
+GRID = {"depth": [2, 3], "seed": [0, 1, 2]}
+MEASURES = {"nc1": "NC1", "nc2_norms": "NC2, lengths", "nc2_angles": "NC2, angles", "nc3": "NC3", "nc4": "NC4"}
 JUDGED = ("nc1", "nc2_norms", "nc2_angles", "nc3")  # those that fall towards 0; NC4 is a count
 NEAREST = 0.01  # NC4: the network decides like the nearest class mean on all but this share of the training images
 POINTS = 60  # measurements along training
 LOWEST = 1e-12  # below which a measure counts as this: its logarithm is taken
 COLUMNS = {
     "fitted/epoch": "first measured epoch without a training error",
-    **{f"fitted/{name}": f"{text}, there" for name, text in MEASURES.items()},
+    **{f"fitted/{name}": f"{text} there" for name, text in MEASURES.items()},
     "fitted/test_accuracy": "test accuracy there",
-    **{f"end/{name}": f"{text}, at the end" for name, text in MEASURES.items()},
-    **{f"end/test_{name}": f"{text}, at the end, on the test set" for name, text in MEASURES.items()},
-    **{f"change/{name}": f"{name} at the end / at the first epoch without a training error" for name in JUDGED},
+    **{f"change/{name}": f"{MEASURES[name]}, at the end / there" for name in JUDGED},
+    **{f"end/{name}": f"{text} at the end" for name, text in MEASURES.items()},
+    **{f"end/test_{name}": f"{text} at the end, test set" for name, text in MEASURES.items()},
     **evaluation_columns(),
 }
 TABLE = ("fitted/epoch", *(f"change/{name}" for name in JUDGED), "end/nc1", "end/nc4", "end/test_nc1", "test/accuracy")
@@ -200,9 +194,9 @@ def figures(results):
     for line, group in zip(axes, groups):
         for axis, (name, text) in zip(line, MEASURES.items()):
             draw(axis, results, group, name)
-            axis.set_title(text.replace(" (", "\n("), fontsize=9, loc="left")
+            axis.set_title(text, loc="left")
         line[0].set_ylabel(group.label)
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return {"collapse_over_epochs": figure}
 
 
@@ -211,14 +205,14 @@ def draw(axis, results, group, name):
     for position, (identity, fitted) in enumerate(zip(group.rows["config_id"], fitted_epochs(group.rows))):
         arrays = results.arrays[identity]
         for split, (where, style) in enumerate(zip(("training set", "test set"), plots.styles())):
-            values = arrays[f"curve/{name}"][:, split]
-            values = values if name == "nc4" else np.maximum(values, LOWEST)  # a share may be 0, a logarithm not
             look = {"color": style["color"], "linestyle": ("-", "--")[split], "linewidth": 1.1}
-            axis.plot(arrays["curve/epochs"], values, label=None if position else where, **look)
+            label = None if position else where
+            axis.plot(arrays["curve/epochs"], arrays[f"curve/{name}"][:, split], label=label, **look)
         if fitted:
             axis.axvline(fitted, color="0.5", linewidth=0.8, linestyle=":",
                          label=None if position else "zero training error")  # fmt: skip
-    axis.set(xlabel="epoch", xscale="log", yscale="linear" if name == "nc4" else "log")
+    axis.set(xlabel="epoch", xscale="log")
+    axis.set_ylim(bottom=0)  # complete collapse
 
 
 def fitted_epochs(rows):

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import logging, os, pkgutil, random, signal, sys, warnings
@@ -49,6 +51,7 @@ print(len(names), changed, sorted({module.split(".")[0] for module in sys.module
 """
 
 
+@pytest.mark.slow
 def test_importing_analysis_changes_nothing_global():
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

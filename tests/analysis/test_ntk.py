@@ -226,6 +226,7 @@ def test_linear_model_in_closed_form():
     assert error(empirical_ntk(model, x, outputs="trace"), x64 @ x64.T + 1) < 1e-6
 
 
+@pytest.mark.slow
 def test_symmetric_psd_and_independent_of_block_size():
     model, x = mixed_image(), RNG.standard_normal([7, 6, 6, 3])
     kernel = empirical_ntk(model, x)
@@ -238,6 +239,7 @@ def test_symmetric_psd_and_independent_of_block_size():
     assert error(empirical_ntk(model, x[:4], x[2:], block_size=2), kernel[:4, :, 2:]) < 1e-5
 
 
+@pytest.mark.slow
 def test_frozen_weights_do_not_count(float64):
     model, x = mixed_image(), RNG.standard_normal([3, 6, 6, 3])
     parts = []

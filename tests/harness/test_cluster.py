@@ -117,6 +117,7 @@ def test_threads_are_recorded_and_cannot_change_once_tensorflow_has_begun(tmp_pa
         run(Fake(), tmp_path, workers=Workers(threads=threads_of_process() + 1))
 
 
+@pytest.mark.slow
 def test_a_new_process_computes_with_the_threads_that_it_is_given(tmp_path):
     code = (
         "from harness.cluster import set_threads; from reporting.run_folder import threads_of_process as n;"

@@ -452,6 +452,7 @@ def trained(models):
     return trains
 
 
+@pytest.mark.slow
 def test_configs_of_one_network_share_a_model_and_have_the_bits_of_their_own(tmp_path):
     reuse.clear()
     models, given = [], {"learning_rate": [0.1, 0.3], "seed": [0, 1], "width": 5}

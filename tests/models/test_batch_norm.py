@@ -169,6 +169,7 @@ def of_keras(model):
     return copy
 
 
+@pytest.mark.slow
 def test_a_network_keeps_names_weights_and_what_is_measured_on_it():
     model, x = small()
     copy = of_keras(model)
@@ -192,6 +193,7 @@ def test_saved_files_load_again_as_what_they_were(tmp_path):
         np.testing.assert_array_equal(loaded(x, training=False), model(x, training=False))
 
 
+@pytest.mark.slow
 def test_training_differs_from_keras_by_rounding_only():
     """Twenty SGD steps end where those of Keras' layers do, within a thousandth of the way."""
     x, y = images(40, DIGITS, "float32"), np.eye(3, dtype="float32")[np.arange(40) % 3]

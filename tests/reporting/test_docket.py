@@ -137,6 +137,7 @@ def test_a_folder_that_is_given_twice_counts_once(tmp_path):
     assert len(docket.find([tmp_path, folder, tmp_path / "results"])) == 1
 
 
+@pytest.mark.slow
 def test_the_script_needs_no_tensorflow_and_says_what_it_wrote(tmp_path):
     keep(tmp_path)
     code = "import sys; from absl import app; import docket; " \

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.statistics import t_interval
 from judging.results import Results
@@ -42,6 +43,7 @@ def test_the_look_holds_inside_of_its_context_only():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_in_matplotlib():
     root = Path(figures.__file__).parents[1]
     code = (

@@ -74,6 +74,7 @@ def test_one_config_alone_measures_the_same_and_decides_nothing(report, tmp_path
     assert again.verdict.outcome == "undecided" and "no trend with depth" in again.verdict.reason
 
 
+@pytest.mark.slow
 def test_piecewise_linear_networks_get_to_stationary_points_at_kinks(tmp_path):
     options = {**TINY, "train_size": 60, "inputs": 2, "width": 2, "depth": 1, "newton_iterations": 20, "seed": [0, 1]}
     found = run(tmp_path, **options, activation=["relu", "leaky_relu"]).results.table

@@ -56,6 +56,7 @@ def test_networks_of_different_losses_are_shown_and_not_judged(report):
     assert "points (1 paired seeds)" in reason
 
 
+@pytest.mark.slow
 def test_learning_rates_are_chosen_for_each_batch_size_on_a_validation_set(tmp_path):
     """Of two rates the tiny one trains nothing in so few epochs: both take the other, and are trained on all images."""
     report = run(tmp_path, **TINY, equal="epochs", rates=[(1e-7, 0.05)], seed=0)
@@ -120,7 +121,7 @@ def test_batch_norm_goes_along_the_line(tmp_path):
 
 
 def test_all_diverged_is_undecided(tmp_path):
-    report = run(tmp_path, **TINY, seed=0, learning_rate=1e12)
+    report = run(tmp_path, **TINY, seed=0, learning_rate=1e12, max_epochs=10)
     assert report.verdict.outcome == "undecided" and report.results.table["diverged_epoch"].notna().all()
     assert report.verdict.reason == "Every network diverged. 1 of 1 configs diverged."
     assert report.results.table["equal"].tolist() == ["loss"]  # the default
