@@ -26,7 +26,7 @@ def test_every_experiment_with_a_statistical_rule_has_scenarios():
 
 
 # Levels of single values without an error of their own: no difference takes their skew away.
-SKEWED = {"drift", "features", "linearization"}
+SKEWED = {"drift", "features", "linearization", "elimination", "collapse"}
 
 
 @pytest.mark.slow
