@@ -4,12 +4,12 @@
 limits, NC1 to NC4. The numbers here are those of its figures 2 to 7, and each of them is 0 where the collapse is
 complete.
 """
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from analysis.features import penultimate
+from analysis.features import last_with_weights
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,6 @@ class Collapse:
     nc2_angles: float
     nc3: float
     nc4: float
-
-    def as_dict(self):
-        return asdict(self)
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -92,13 +89,13 @@ def _mismatch(features, kernel, bias, means):
     return float(np.mean(decided != nearest))
 
 
-def last_layer(model: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
-    """(model from the input to the features, the dense layer that makes the logits of them).
+def last_layer(model: keras.Model) -> keras.layers.Dense:
+    """The dense layer that makes the logits of a functional Keras model of its penultimate features.
 
-    Both share their weights with `model`, a functional Keras model. ValueError where the logits are no affine function
-    of a vector of features with its own weights, or where a simplex of that many classes does not fit.
+    ValueError where the logits are no affine function of a vector of features with its own weights, or where a simplex
+    of that many classes does not fit.
     """
-    last = [layer for layer in model.layers if layer.trainable_variables][-1]
+    last = last_with_weights(model)
     if type(last) is not keras.layers.Dense or last.activation is not keras.activations.linear:
         raise ValueError(
             f"neural collapse speaks of a dense last layer, linear and without an activation; this network's is "
@@ -113,4 +110,4 @@ def last_layer(model: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
         raise ValueError(f"neural collapse needs at least 3 classes (two class means always lie opposite): {classes}")
     if size < classes - 1:
         raise ValueError(f"a simplex of {classes} class means needs at least {classes - 1} features, there are {size}")
-    return penultimate(model), last
+    return last

@@ -7,11 +7,27 @@ import keras
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from analysis.evaluation import predict
+from analysis.keras_internals import keep_on
+
 
 def penultimate(model: keras.Model) -> keras.Model:
     """The model from its input to the input of its last layer with weights, which are shared with `model`."""
-    last = [layer for layer in model.layers if layer.trainable_variables][-1]
-    return keras.Model(model.input, last.input)
+    return keras.Model(model.input, last_with_weights(model).input)
+
+
+def last_with_weights(model: keras.Model) -> keras.layers.Layer:
+    """The last layer of a model that has trainable weights."""
+    return [layer for layer in model.layers if layer.trainable_variables][-1]
+
+
+def penultimate_features(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """What the last layer with weights sees of inputs x, [n, features] in float64, with the weights of now.
+
+    The model of `penultimate` is kept with `model`, so that asking again traces nothing.
+    """
+    features = keep_on(model, "_penultimate", lambda: penultimate(model))
+    return predict(features, x).reshape(len(x), -1).astype(np.float64)
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:

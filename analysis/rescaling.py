@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 from scipy.optimize import minimize
 
+from analysis.affine_minimum import relu_mlp_layers
 from analysis.scale_invariance import is_called_once, scale_invariant_kernels
 
 HOMOGENEOUS = (keras.activations.relu, keras.activations.leaky_relu, keras.activations.linear)
@@ -53,9 +54,8 @@ def least_scales(chain: list) -> np.ndarray:
 def rescale(chain: list, scales: np.ndarray) -> None:
     """Multiply the layers of a chain in place by factors that leave what it computes as it is (the last scale is 1)."""
     for layer, before, after in zip(chain, [1.0, *scales[:-1]], scales):
-        layer.kernel.assign(layer.kernel * (after / before))
-        if layer.use_bias:
-            layer.bias.assign(layer.bias * after)
+        kernel, *bias = (np.asarray(values, np.float64) for values in layer.get_weights())
+        layer.set_weights([kernel * (after / before), *(values * after for values in bias)])
 
 
 def least_equivalent_norm(model: keras.Model) -> float:
@@ -75,3 +75,17 @@ def least_equivalent_norm(model: keras.Model) -> float:
         if layer.use_bias:
             total += np.sum(np.square(layer.bias.numpy(), dtype=np.float64)) * after**2
     return float(total)
+
+
+def rescale_layers(model: keras.Model, factors) -> None:
+    """Multiply the activations of each hidden layer of a ReLU mlp by a positive factor, and undo it in the next layer.
+
+    factors: one a hidden layer. Layer l's bias is multiplied by factors[l], its kernel by factors[l] / factors[l - 1],
+    and the last kernel divided by the last factor: the function stays the same, up to rounding (Dinh et al. 2017,
+    section 3). Raises ValueError for what is no ReLU mlp, or factors that are not one a layer and above 0.
+    """
+    dense = relu_mlp_layers(model)
+    factors = np.asarray(factors, np.float64).ravel()
+    if len(factors) != len(dense) - 1 or not (np.isfinite(factors).all() and (factors > 0).all()):
+        raise ValueError(f"need {len(dense) - 1} factors above 0, one a hidden layer, got {factors.tolist()}")
+    rescale(dense, np.append(factors, 1.0))

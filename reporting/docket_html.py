@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from judging.verdict import OUTCOMES
 from reporting.docket import NO_VERDICT, describe_seconds, thumbnails
-from reporting.report_html import COLOURS
+from reporting.report_html import COLOURS, head
 
 SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "?", NO_VERDICT: "–"}  # beside colour and word
 SIZE = 4_800_000  # bytes of the page, if its texts leave that
@@ -49,17 +49,7 @@ def render(runs, place, compare, small):
     script = Path(__file__).with_name("docket.js").read_text()
     rows = "\n".join(row(number, run, place, small[run.folder]) for number, run in enumerate(runs))
     allowed = f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; {allowed}">
-<title>Docket: {escape(describe(runs))}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
+    return f"""{head(f"Docket: {describe(runs)}", style, f"default-src 'none'; img-src data:; {allowed}")}
 <h1>Docket</h1>
 <p class="summary">{escape(describe(runs))}.</p>
 {comparison(runs, place) if compare else ""}

@@ -54,20 +54,25 @@ a { color: inherit; }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(facts):
-    """report.html as text, of a report.Facts."""
-    outcome = facts.verdict.outcome
+def head(title, style, policy):
+    """A page's text up to the opening of <main>; title is escaped here.  policy: its Content-Security-Policy."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(facts.title)}: {outcome}</title>
-<style>{STYLE}</style>
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{escape(title)}</title>
+<style>{style}</style>
 </head>
 <body>
-<main>
+<main>"""
+
+
+def page(facts):
+    """report.html as text, of a report.Facts."""
+    outcome = facts.verdict.outcome
+    return f"""{head(f"{facts.title}: {outcome}", STYLE, POLICY)}
 <h1>{escape(facts.title)}</h1>
 <h2>Claim</h2>
 <blockquote>{escape(facts.claim.sentence)} <cite>{escape(facts.claim.source)}</cite></blockquote>

@@ -20,7 +20,7 @@ from analysis.affine_minimum import certify, embed, relu_mlp_layers
 from analysis.evaluation import evaluate, evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues, largest_eigenvalue
 from analysis.parameters import get_parameters, set_parameters
-from analysis.scale_invariance import rescale_layers
+from analysis.rescaling import rescale_layers
 from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field

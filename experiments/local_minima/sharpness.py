@@ -30,7 +30,7 @@ from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, build_network, fit, loss_reached
 
 CLAIM = Claim(
     "Large batches find sharp minima, which generalize worse.",
@@ -256,7 +256,7 @@ def reaches(config, data, target):
     """
     if config.equal != "loss":
         return None
-    return lambda model: evaluate(model, data.x_train, data.y_train, config.training.loss)[0] <= target
+    return loss_reached(data, config.training.loss, target)
 
 
 def assign(model, values):

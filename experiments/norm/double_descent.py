@@ -7,13 +7,15 @@ features, exact in float64, with the threshold at a width of n. With train=true 
 et al. 2020, 1912.02292). Beside it ridge regression with its penalty chosen by leave-one-out, which is said to remove
 the peak (Nakkiran et al. 2021, 2003.01897).
 """
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.evaluation import evaluate_splits, predict, score
-from analysis.features import penultimate
+from analysis.evaluation import evaluate_splits, score
+from analysis.features import penultimate_features
 from analysis.minimum_norm import minimum_norm_solution, ridge_solution
+from analysis.parameters import get_parameters
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
@@ -73,7 +75,7 @@ def measure(config, data, run):
     model = build_network(config, data)
     if not config.train:
         return {"diverged_epoch": None, **solve_last_layer(model, data)}
-    parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    parameters = get_parameters(model).size
     history = fit(model, data, config.training, seed=config.seed, run=run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
@@ -86,8 +88,7 @@ def measure(config, data, run):
 
 def solve_last_layer(model, data):
     """Measures of the minimum-norm and the ridge solution of the model's last layer, without a bias."""
-    features = penultimate(model)
-    train, test = (predict(features, x).reshape(len(x), -1).astype(np.float64) for x in (data.x_train, data.x_test))
+    train, test = (penultimate_features(model, x) for x in (data.x_train, data.x_test))
     weights, rank = minimum_norm_solution(train, data.y_train)
     scale = np.mean(np.sum(train**2, axis=1))
     ridge, penalty = ridge_solution(train, data.y_train, PENALTIES * scale)
@@ -203,19 +204,12 @@ def figures(results):
     return {"double_descent": figure}
 
 
-@dataclass(frozen=True)
-class Between:
-    """A mean with its interval, as plots.interval_line takes it."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def intervals(column, values):
     """t-intervals over seeds at each width; of a loss those of its logarithm, so that none is below 0."""
-    found = [t_interval(np.log10(v) if column.endswith("loss") else v) for v in values]
-    return [Between(*(10.0**x if column.endswith("loss") else x for x in (i.mean, i.low, i.high))) for i in found]
+    if not column.endswith("loss"):
+        return [t_interval(v) for v in values]
+    found = (t_interval(np.log10(v)) for v in values)
+    return [dataclasses.replace(i, mean=10.0**i.mean, low=10.0**i.low, high=10.0**i.high) for i in found]
 
 
 EXPERIMENT = Experiment(

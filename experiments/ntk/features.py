@@ -5,11 +5,10 @@ after; and the inner products of another initialization's, which are alike in wi
 """
 from dataclasses import dataclass, field
 
-import numpy as np
 from scipy.spatial.distance import pdist
 
-from analysis.evaluation import evaluate_splits, predict
-from analysis.features import pearson, penultimate, separation
+from analysis.evaluation import evaluate_splits
+from analysis.features import pearson, penultimate_features, separation
 from analysis.kernels import kernel_drift
 from experiments.ntk.constancy import (
     GRID,
@@ -84,13 +83,13 @@ def measure(config, data, run):
     """Features of the same images before and after training, and how their geometry changed."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.feature_sample)
-    before = features_of(model, x)
+    before = penultimate_features(model, x)
     other = redraw(config, data)
-    redrawn = None if other is None else inner_products(features_of(other, x))
+    redrawn = None if other is None else inner_products(penultimate_features(other, x))
     history = train(model, data, config, run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}
-    after = features_of(model, x)
+    after = penultimate_features(model, x)
     grams = inner_products(before), inner_products(after)
     gram = kernel_drift(*grams)
     return {
@@ -107,11 +106,6 @@ def measure(config, data, run):
         **evaluate_splits(model, data, config.training.loss),
         "train/epochs": len(history.rows),
     }
-
-
-def features_of(model, x):
-    """The penultimate features of inputs x, [n, features] in float64."""
-    return predict(penultimate(model), x).reshape(len(x), -1).astype(np.float64)
 
 
 def inner_products(features):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.collapse import class_means, last_layer, neural_collapse
-from analysis.evaluation import evaluate_splits, predict
+from analysis.evaluation import evaluate_splits
+from analysis.features import penultimate_features
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact
@@ -64,7 +65,7 @@ class Config:
 def check(config, data, run):
     # Which layers there are depends on the network's shape alone, so one seed's network answers for all.
     key = ("collapse", config.network, data.input_shape, data.num_classes)
-    run.once(key, lambda: bool(last_layer(build_network(config, data))))
+    run.once(key, lambda: last_layer(build_network(config, data)).name)
     thin_out(data, config.minority)  # refuses a class that would be empty
 
 
@@ -100,19 +101,19 @@ def measure(config, data, run):
 
 def collapse_probe(model, data, *, every, last):
     """A probe for `fit`: {measure: array of (training set, test set)}, every so many epochs and at the last one."""
-    features, classifier = last_layer(model)
+    classifier = last_layer(model)
     labels, test_labels = data.y_train.argmax(axis=1), data.y_test.argmax(axis=1)
 
-    def probe(_, epoch):
+    def probe(model, epoch):
         if epoch % every and epoch != last:
             return None
         kernel, bias = classifier.kernel.numpy(), classifier.bias.numpy() if classifier.use_bias else 0.0
         kernel = kernel.astype(np.float64)
-        train, test = (predict(features, x).astype(np.float64) for x in (data.x_train, data.x_test))
+        train, test = (penultimate_features(model, x) for x in (data.x_train, data.x_test))
         means = class_means(train, labels, data.num_classes)
         found = [
             {
-                **neural_collapse(h, y, kernel, bias, means).as_dict(),
+                **dataclasses.asdict(neural_collapse(h, y, kernel, bias, means)),
                 "accuracy": np.mean((h @ kernel + bias).argmax(axis=1) == y),
             }
             for h, y in ((train, labels), (test, test_labels))

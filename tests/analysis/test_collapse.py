@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.collapse import class_means, last_layer, neural_collapse
+from analysis.features import penultimate_features
 from models import NetworkConfig, build
 
 CLASSES, EACH = 5, 8
@@ -91,9 +92,10 @@ def test_dead_features_have_no_geometry():
 
 def test_the_last_layer():
     model = build(NetworkConfig(width=12, depth=2), (8, 8, 1), 10, seed=0)
-    features, last = last_layer(model)
+    last = last_layer(model)
     x = np.random.default_rng(0).standard_normal((4, 8, 8, 1)).astype(np.float32)
-    np.testing.assert_allclose(features(x) @ last.kernel + last.bias, model(x), rtol=1e-5, atol=1e-6)
+    logits = penultimate_features(model, x) @ last.kernel.numpy() + last.bias.numpy()
+    np.testing.assert_allclose(logits, model(x), rtol=1e-5, atol=1e-6)
 
 
 def refused(network, text):

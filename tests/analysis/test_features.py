@@ -3,7 +3,7 @@ import keras
 import numpy as np
 import pytest
 
-from analysis.features import pearson, penultimate, separation
+from analysis.features import pearson, penultimate, penultimate_features, separation
 from models import NetworkConfig, build
 
 
@@ -20,6 +20,19 @@ def test_penultimate_features_are_what_the_last_layer_with_weights_sees():
     hidden = keras.layers.Dense(6)(inputs)
     ends_without_weights = keras.Model(inputs, keras.layers.ReLU()(keras.layers.Dense(3)(hidden)))
     assert penultimate(ends_without_weights).output_shape == (None, 6)
+
+
+def test_features_are_asked_for_again_without_a_second_trace():
+    model = build(NetworkConfig(model="convnet", width=2), (8, 8, 1), 10, seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 8, 8, 1)).astype("float32")
+    before = penultimate_features(model, x)
+    assert before.shape == (5, model.layers[-1].kernel.shape[0]) and before.dtype == np.float64
+    np.testing.assert_allclose(before, penultimate(model)(x).numpy().reshape(5, -1), rtol=1e-5, atol=1e-6)
+    for variable in model.trainable_variables:
+        variable.assign(2 * variable)
+    calls, call = [], model.layers[1].call
+    model.layers[1].call = lambda *a, **k: calls.append(1) or call(*a, **k)
+    assert not np.allclose(penultimate_features(model, x), before) and not calls
 
 
 def test_pearson():

@@ -3,7 +3,8 @@ import keras
 import numpy as np
 import pytest
 
-from analysis.rescaling import dense_chain, least_equivalent_norm, least_scales, rescale
+from analysis.evaluation import predict
+from analysis.rescaling import dense_chain, least_equivalent_norm, least_scales, rescale, rescale_layers
 from analysis.scale_invariance import scale_invariant_kernels
 from models import NetworkConfig, build
 
@@ -67,3 +68,25 @@ def test_kernels_before_batch_norm_count_nothing():
     model = build(NetworkConfig(model="resnet", width=2, depth=1), (8, 8, 1), 3, seed=0)
     invariant = sum(np.sum(v.numpy().astype(float) ** 2) for v in scale_invariant_kernels(model))
     assert invariant > 0 and least_equivalent_norm(model) == pytest.approx(squared_norm(model) - invariant)
+
+
+def test_layers_of_a_relu_network_trade_factors_without_a_change_of_its_function():
+    model = build(NetworkConfig("mlp", width=5, depth=3, dtype="float64"), (8, 8, 1), 10, seed=0)
+    for variable in model.trainable_variables:
+        variable.assign(np.random.default_rng(len(variable.shape)).standard_normal(variable.shape))
+    x = np.random.default_rng(0).standard_normal((20, 8, 8, 1))
+    before, weights = predict(model, x), [v.numpy() for v in model.trainable_variables]
+    rescale_layers(model, (2.0, 3.0, 0.5))
+    np.testing.assert_allclose(predict(model, x), before, rtol=1e-12, atol=1e-12)
+    factors = [2, 2, 1.5, 3, 0.5 / 3, 0.5, 2, 1]  # kernel and bias of each layer
+    for variable, value, factor in zip(model.trainable_variables, weights, factors):
+        np.testing.assert_allclose(variable.numpy(), factor * value, rtol=1e-14)
+
+
+@pytest.mark.parametrize("factors", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, np.inf)])
+def test_rescaling_needs_one_positive_factor_a_hidden_layer(factors):
+    model = build(NetworkConfig("mlp", width=4, depth=2), (8, 8, 1), 10, seed=0)
+    with pytest.raises(ValueError, match="need 2 factors above 0"):
+        rescale_layers(model, factors)
+    with pytest.raises(ValueError, match="is no ReLU mlp"):
+        rescale_layers(build(NetworkConfig("mlp", width=4, activation="tanh"), (8, 8, 1), 10, seed=0), factors)

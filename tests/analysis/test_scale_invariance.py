@@ -1,11 +1,10 @@
-"""analysis/scale_invariance.py: what batch norm follows in whole networks, and the function under another scale."""
+"""analysis/scale_invariance.py: what batch norm follows in whole networks."""
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from analysis.evaluation import predict
-from analysis.scale_invariance import is_called_once, rescale_layers, scale_invariant_kernels
+from analysis.scale_invariance import is_called_once, scale_invariant_kernels
 from models import NetworkConfig, build
 
 
@@ -61,25 +60,3 @@ def test_shared_layers_are_called_more_than_once():
     model = keras.Model(inputs, once(shared(shared(inputs))))
     assert is_called_once(model, once) and not is_called_once(model, shared)
     assert not is_called_once(model, keras.layers.Dense(1))
-
-
-def test_layers_of_a_relu_network_trade_factors_without_a_change_of_its_function():
-    model = build(NetworkConfig("mlp", width=5, depth=3, dtype="float64"), (8, 8, 1), 10, seed=0)
-    for variable in model.trainable_variables:
-        variable.assign(np.random.default_rng(len(variable.shape)).standard_normal(variable.shape))
-    x = np.random.default_rng(0).standard_normal((20, 8, 8, 1))
-    before, weights = predict(model, x), [v.numpy() for v in model.trainable_variables]
-    rescale_layers(model, (2.0, 3.0, 0.5))
-    np.testing.assert_allclose(predict(model, x), before, rtol=1e-12, atol=1e-12)
-    factors = [2, 2, 1.5, 3, 0.5 / 3, 0.5, 2, 1]  # kernel and bias of each layer
-    for variable, value, factor in zip(model.trainable_variables, weights, factors):
-        np.testing.assert_allclose(variable.numpy(), factor * value, rtol=1e-14)
-
-
-@pytest.mark.parametrize("factors", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, np.inf)])
-def test_rescaling_needs_one_positive_factor_a_hidden_layer(factors):
-    model = build(NetworkConfig("mlp", width=4, depth=2), (8, 8, 1), 10, seed=0)
-    with pytest.raises(ValueError, match="need 2 factors above 0"):
-        rescale_layers(model, factors)
-    with pytest.raises(ValueError, match="is no ReLU mlp"):
-        rescale_layers(build(NetworkConfig("mlp", width=4, activation="tanh"), (8, 8, 1), 10, seed=0), factors)

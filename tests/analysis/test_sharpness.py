@@ -6,7 +6,7 @@ import pytest
 from analysis.evaluation import predict
 from analysis.hessian import TrainingLoss, largest_eigenvalue
 from analysis.parameters import get_parameters, set_parameters
-from analysis.scale_invariance import rescale_layers
+from analysis.rescaling import rescale_layers
 from analysis.sharpness import adaptive_sharpness, sharpness
 from models import NetworkConfig, build
 
