@@ -30,6 +30,7 @@ from judging.wording import list_words
 
 MIN_SEEDS = 3  # of any t-test: two values have no spread to speak of
 ROUNDING = 1e-12  # of the mean: a spread below it is none, as one_sided_p has it
+SKEW = 2.5  # what the p-value of a single value's t-test is multiplied by: see `above`
 NAMED = 3  # of the statements that refute a group, so many are named
 
 
@@ -39,7 +40,7 @@ class Test:
 
     p_value: nan where it cannot be made.  n: seeds (or other sampling units) it rests on; 0 of a fact.  effect: how far
     on the right side of the bound the mean lies, in standard deviations of one seed; nan where it is not known, and
-    where seeds are not what it needs.
+    where seeds are not what it needs.  cost: what the p-value has been multiplied by.
     """
 
     __test__ = False  # for pytest: no test case
@@ -47,6 +48,7 @@ class Test:
     p_value: float
     n: int = 0
     effect: float = math.nan
+    cost: float = 1.0
 
     @property
     def is_fact(self) -> bool:
@@ -54,19 +56,22 @@ class Test:
         return self.n == 0 and not math.isnan(self.p_value)
 
 
-def above(estimate, bound: float = 0.0, error: float = 0.0) -> Test:
+def above(estimate, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
     """Does the mean over seeds lie above the bound?  estimate: anything with mean, std and n, as t_interval gives.
 
     error: standard deviation that the value of one seed has by itself, such as that of an accuracy on few images. A few
     values may lie closer together than that by luck, most of all skewed ones; so the test must pass with this spread
     too, as a z-test.
+    single: the values are no differences or slopes, which lose most of a skew, and their own error is not known. With
+    lognormal values (skewness 1.75) a t-test at 2.5 % errs in up to 8 % of trials in the worse direction and hardly
+    ever in the other; at 1 %, as here by SKEW, in at most 4.4 % (3 to 24 seeds, 200 000 trials each).
     """
-    return _t_test(estimate, bound, error, above=True)
+    return _t_test(estimate, bound, error, single, above=True)
 
 
-def below(estimate, bound: float = 0.0, error: float = 0.0) -> Test:
+def below(estimate, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
     """Does the mean over seeds lie below the bound?"""
-    return _t_test(estimate, bound, error, above=False)
+    return _t_test(estimate, bound, error, single, above=False)
 
 
 def within(estimate, low: float, high: float, error: float = 0.0) -> tuple:
@@ -79,7 +84,7 @@ def fact(holds: bool) -> Test:
     return Test(0.0 if holds else 1.0)
 
 
-def _t_test(estimate, bound, error, *, above):
+def _t_test(estimate, bound, error, single, *, above):
     if estimate.n < MIN_SEEDS:
         return Test(math.nan, estimate.n)
     distance = (estimate.mean - bound) * (1 if above else -1)
@@ -89,7 +94,8 @@ def _t_test(estimate, bound, error, *, above):
     p_value = one_sided_p(estimate, bound, above=above)
     if error > 0:
         p_value = max(p_value, float(special.ndtr(-distance / (error / math.sqrt(estimate.n)))))
-    return Test(p_value, estimate.n, effect)
+    cost = SKEW if single else 1.0
+    return Test(min(1.0, cost * p_value), estimate.n, effect, cost)
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,8 @@ def describe_family(look, findings):
         f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %: {', '.join(parts)}, each "
         f"direction at {level:.3g} %"
     )
+    if any(test.cost > 1 for statement in _statements(findings) for test in statement.tests):
+        text += f", and t-tests of single values at 1/{SKEW:g} of it"
     if look.share < 1:
         sizes = list_words(list(map(str, look.plan or [look.seeds])))
         planned = f"planned at {sizes} seeds" if look.planned else "not planned at the start"
@@ -260,7 +268,7 @@ def _needed(statements, level, seeds):
     effects = [test.effect for test in tests if not (test.is_fact and test.p_value <= level)]
     if not effects:
         return None
-    needed = seeds_needed(effects, level, at_least=MIN_SEEDS)
+    needed = seeds_needed(effects, level / max(test.cost for test in tests), at_least=MIN_SEEDS)
     if needed is None:
         return None
     used = min(test.n for test in tests if not test.is_fact)

@@ -281,8 +281,8 @@ def describe_ends(group, factor, margin, confidence) -> Finding:
         share = t_interval(share_left(rows), confidence)
         reached = is_stationary(rows)
         settled = fact(bool(escaped(rows).all())), fact(bool(reached.all()))
-        supports = (Statement("the minimum is eliminated", (below(share, margin), *settled)),)
-        refutes = (Statement("left, but for no nearly global one", (above(share, margin), *settled)),)
+        supports = (Statement("the minimum is eliminated", (below(share, margin, single=True), *settled)),)
+        refutes = (Statement("left, but for no nearly global one", (above(share, margin, single=True), *settled)),)
         speaks = (
             "so this speaks of the local minima of the theorem" if reached.all() else
             "so this speaks of Newton-CG, which has not reached a minimum everywhere, and not of the theorem"

@@ -115,14 +115,14 @@ def find(group, rising, falling, correlation, change, factor, size, confidence) 
         text += f"; at this exponent {size:g} is reached at a width of about {float(format(needed, '.2g')):g}"
     if missed := describe_missed(group.rows):
         return Finding(group.label, f"{missed}, so that nothing is judged: {text}")
-    large = above(level, math.log10(size))
+    large = above(level, math.log10(size), single=True)
     return Finding(
         group.label,
         text,
         supports=(
             Statement(
                 "constant within the margin, and more so with width",
-                (below(level, math.log10(size)), below(falling.slope)),
+                (below(level, math.log10(size), single=True), below(falling.slope)),
             ),
         ),
         refutes=(

@@ -263,11 +263,11 @@ def judge_network(group, margin, factor, near, confidence) -> Finding:
         text,
         supports=(
             Statement("the same within the margins, and closer with width",
-                      (below(distance, bound), *within(gap, -margin, margin), below(trend.slope))),
+                      (below(distance, bound, single=True), *within(gap, -margin, margin), below(trend.slope))),
         ),
         refutes=(
             Statement("apart, and no closer with width",
-                      (above(distance, bound), above(trend.slope, -math.log2(factor)))),
+                      (above(distance, bound, single=True), above(trend.slope, -math.log2(factor)))),
         ),
     )  # fmt: skip
 

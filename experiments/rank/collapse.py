@@ -177,9 +177,11 @@ def find_group(group, factor, confidence) -> Finding:
         f"from zero training error to the end {described} times over {len(rows)} seeds; at the end at most "
         f"{100 * rows['end/nc4'].max():.1f} % decided unlike the nearest class mean; test accuracy {gain:+.1f} points"
         + (f"; {short} of {len(group.rows)} runs were at zero training error too late or never" if short else ""),
-        supports=(Statement("the features collapse", (*(below(change) for change in changes.values()), nearest)),),
+        supports=(
+            Statement("the features collapse", (*(below(change, single=True) for change in changes.values()), nearest)),
+        ),
         refutes=tuple(
-            Statement(f"{name} falls by less than {factor:g}", (above(change, -np.log10(factor)),))
+            Statement(f"{name} falls by less than {factor:g}", (above(change, -np.log10(factor), single=True),))
             for name, change in changes.items()
         ),
     )

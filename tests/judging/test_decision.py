@@ -397,3 +397,22 @@ def test_advice_without_times():
 @pytest.mark.parametrize(("seconds", "text"), [(39.2, "40 s"), (100, "2 min"), (5990, "100 min"), (9000, "2.5 h")])
 def test_format_seconds(seconds, text):
     assert decision.format_seconds(seconds) == text
+
+
+def test_a_single_skewed_value_a_seed_is_tested_at_a_smaller_level_that_the_advice_knows():
+    plain, single = above(noisy(1.0)), above(noisy(1.0), single=True)
+    assert single.p_value == pytest.approx(decision.SKEW * plain.p_value) and single.effect == plain.effect
+    assert below(noisy(1.0), single=True).p_value == 1.0
+    verdicts = [advised([finding(supports=[Statement("up", (test,))])]) for test in (above(noisy(0.9)),
+                                                                                    above(noisy(0.9), single=True))]
+    assert verdicts[1].seeds_needed > verdicts[0].seeds_needed
+    assert "single values" in verdicts[1].family and "single values" not in verdicts[0].family
+
+
+def test_at_that_level_lognormal_values_err_in_less_than_5_percent():
+    rng = np.random.default_rng(0)
+    for n in (3, 6, 12):
+        values = np.exp(0.5 * rng.standard_normal((4000, n))) - np.exp(1 / 8)
+        wrong = [np.mean([below(t_interval(row), single=single).p_value <= 0.025 for row in values])
+                 for single in (False, True)]  # fmt: skip
+        assert wrong[0] > 0.055 > 0.05 > wrong[1]
