@@ -4,7 +4,7 @@ import pytest
 from benchmarks.calibration import EFFECTS, default_seeds, scenarios, sequential, share
 from judging.looks import plan_sizes
 
-REPLICATIONS = 150  # of a rule that errs in 2.5 %, more than 7 % of them do so in 1 of 1000 samples
+REPLICATIONS = 100  # of a rule that errs in 2.5 %, more than 7 % of them do so in 4 of 1000 samples
 FOUND = scenarios()
 NAMES = [f"{name}-{i}" for name, i in FOUND]
 # One edge of each outcome of each experiment: what more groups change is common to all rules (judging/decision.py).
@@ -27,15 +27,15 @@ def test_every_experiment_with_a_statistical_rule_has_scenarios():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", FOUND, ids=NAMES)
-@pytest.mark.parametrize("kind", ["normal", "lognormal"])
-def test_what_is_not_so_is_seldom_said(key, kind):
-    assert share(key, 1, kind, 0.0, default_seeds(FOUND[key][0]), REPLICATIONS) <= 0.07
+def test_what_is_not_so_is_seldom_said(key):
+    """With skewed noise, which is the hardest; with normal noise it is looked at below."""
+    assert share(key, 1, "lognormal", 0.0, default_seeds(FOUND[key][0]), REPLICATIONS) <= 0.07
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", FIRST, ids=[f"{name}-{i}" for name, i in FIRST])
 def test_more_groups_do_not_err_more_often(key):
-    assert share(key, 6, "normal", 0.0, default_seeds(FOUND[key][0]), REPLICATIONS) <= 0.07
+    assert share(key, 6, "normal", 0.0, default_seeds(FOUND[key][0]), REPLICATIONS // 2) <= 0.07
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_what_is_evidently_so_is_said(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", FOUND, ids=NAMES)
+@pytest.mark.parametrize("key", FIRST, ids=[f"{name}-{i}" for name, i in FIRST])
 def test_looking_three_times_does_not_err_more_often(key):
     first = default_seeds(FOUND[key][0])
     assert sequential(key, 1, "normal", 0.0, plan_sizes(first, 2 * first), REPLICATIONS)[0] <= 0.07

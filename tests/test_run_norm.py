@@ -272,8 +272,11 @@ def test_rounding_of_float32_is_undecided_not_refuted(tmp_path):
 
 @pytest.fixture(scope="module")
 def interpolated(tmp_path_factory):
-    given = {"bandwidth": [0.3, 3.0], "width": 16, "label_noise": [0.0, 1.0], "seed": [0, 1, 2], "train_size": 40}
-    return run("minimum_norm", tmp_path_factory.mktemp("minimum_norm"), **given, test_size=100)
+    given = {
+        "kernel": ["linear", "gaussian", "ntk"], "bandwidth": [0.3, 3.0], "width": 16, "label_noise": [0.0, 1.0],
+        "seed": [0, 1, 2], "train_size": 40, "test_size": 100,
+    }  # fmt: skip
+    return run("minimum_norm", tmp_path_factory.mktemp("minimum_norm"), **given)
 
 
 @pytest.mark.slow

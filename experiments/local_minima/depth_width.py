@@ -257,7 +257,7 @@ def with_shape(group):
     """
     if group.first["widths"]:
         return group.rows.iloc[:0].assign(units=[], layers=[])
-    shapes = [hidden_widths(row_network(row)) for _, row in group.rows.iterrows()]
+    shapes = [hidden_widths(row_network(row)) for row in group.rows[["width", "depth", "widths"]].to_dict("records")]
     rows = group.rows.assign(units=[shape[0] for shape in shapes], layers=[len(shape) for shape in shapes])
     return rows.drop_duplicates(["units", "layers", "seed"])
 
@@ -273,16 +273,16 @@ def is_stationary(rows):
     return rows["final/converged"] == 1  # True, or 1 in results of earlier versions
 
 
-def axis_slopes(group, axis, confidence):
-    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}.
+def axis_slopes(rows, axis, confidence):
+    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}; rows: with_shape.
 
     Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more: over the seeds
     with a stationary point at each level. Of nothing, where fewer than REACHED of the runs are at one.
     """
     other = {"units": "layers", "layers": "units"}[axis]
-    rows = with_shape(group)
     # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
-    rows = rows.assign(loss=rows["final/loss"].astype(float).clip(lower=1e-32).where(is_stationary(rows)))
+    loss = rows["final/loss"].astype(float).clip(lower=1e-32).where(is_stationary(rows))
+    rows = rows[["units", "layers", "seed"]].assign(loss=loss)
     several = {value: found for value, found in rows.groupby(other) if found[axis].nunique() > 1}
     return {
         value: axis_trend(found, axis, "loss", power_law=True, level=confidence).slope
@@ -311,7 +311,8 @@ def judge(results):
 
 def judge_shapes(group, factor, confidence) -> Finding:
     """The trends of a Group's loss with width and depth; support needs both axes."""
-    slopes = {axis: axis_slopes(group, axis, confidence) for axis in AXES}
+    rows = with_shape(group)
+    slopes = {axis: axis_slopes(rows, axis, confidence) for axis in AXES}
     falls, flat = [], []
     for axis, found in slopes.items():
         for value, slope in found.items():

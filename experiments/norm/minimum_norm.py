@@ -25,7 +25,7 @@ from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, Test, decide
 from judging.results import describe_network
 from judging.verdict import Claim, Verdict
-from judging.wording import field_label, field_text, format_correlation
+from judging.wording import field_label, field_text, format_correlation, is_missing
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import Data, DataConfig
@@ -244,30 +244,37 @@ def kernel_name(row) -> str:
     return f"NTK ({', '.join([describe_network(row), *others])})"
 
 
-def by_kernel(group) -> dict[str, pd.DataFrame]:
-    """{name: rows} of a group's kernels; networks of one name (width none, and the width that it means) are one."""
-    result = {}
-    for rows in group.split(*(name for name in KERNEL_FIELDS if name in group.rows)).values():
-        result.setdefault(kernel_name(rows.iloc[0]), rows)
-    return result
+def name_kernels(group) -> pd.Series:
+    """The name of each row's kernel. Networks of one name are one network (width none, and the width that it means),
+    and the rows of the first alone are named.
+    """
+    fields = [group.rows[name] for name in KERNEL_FIELDS if name in group.rows]
+    keys = [tuple(None if is_missing(value) else value for value in values) for values in zip(*fields)]
+    names, owners = {}, {}
+    for position, key in enumerate(keys):
+        if key not in names:
+            names[key] = kernel_name(group.rows.iloc[position])
+            owners.setdefault(names[key], key)
+    named = [owners[names[key]] == key for key in keys]
+    return pd.Series([names[key] for key in keys], group.rows.index)[named]
 
 
-def over_kernels(kernels: dict) -> tuple[dict, np.ndarray, int]:
+def over_kernels(rows) -> tuple[dict, np.ndarray, int]:
     """({norm: logarithms}, log test errors, seeds) of the kernels on true labels, each the mean over its seeds."""
-    true = [rows[rows["label_noise"] == 0] for rows in kernels.values()]
-    true = [rows for rows in true if len(rows)]
-    norms = {
-        name: np.array([np.log(rows[name]).mean() if name in rows else np.nan for rows in true]) for name in NORMS
-    }
-    errors = np.array([np.log(rows["test/error"].clip(lower=SMALLEST_ERROR)).mean() for rows in true])
-    return norms, errors, len({seed for rows in true for seed in rows["seed"]})
+    true = rows[rows["label_noise"] == 0]
+    logs = pd.DataFrame({name: np.log(true[name]) if name in true else np.nan for name in NORMS}, true.index)
+    logs["error"] = np.log(true["test/error"].clip(lower=SMALLEST_ERROR))
+    means = logs.groupby(true["name"], sort=False).mean()
+    return {name: means[name].to_numpy() for name in NORMS}, means["error"].to_numpy(), true["seed"].nunique()
 
 
-def over_noise(kernels: dict, confidence) -> dict[str, RankCorrelation]:
+def over_noise(rows, confidence) -> dict[str, RankCorrelation]:
     """{kernel: rank correlation, over shares of random labels and seeds, of norm and test error}."""
+    if rows["label_noise"].nunique() < 2:
+        return {}
     return {
-        name: rank_correlation(rows["norm"], rows["test/error"], confidence)
-        for name, rows in kernels.items() if rows["label_noise"].nunique() > 1
+        name: rank_correlation(found["norm"], found["test/error"], confidence)
+        for name, found in rows.groupby("name", sort=False) if found["label_noise"].nunique() > 1
     }  # fmt: skip
 
 
@@ -314,9 +321,10 @@ def judge(results):
 
 def correlate(group, margin, confidence) -> Finding:
     """Norms and test errors of the kernels of a Group, which is one training set."""
-    exact = {name: rows[rows["interpolates"].astype(bool)] for name, rows in by_kernel(group).items()}
-    found = sum(len(rows) for rows in exact.values())
-    text = f"{found} of {len(group.rows)} solutions are exact"
+    names = name_kernels(group)
+    exact = group.rows.loc[names.index].assign(name=names)
+    exact = exact[exact["interpolates"].astype(bool)]
+    text = f"{len(exact)} of {len(group.rows)} solutions are exact"
     norms, errors, seeds = over_kernels(exact)
     n = len(errors)
     found = {name: rank_correlation(values, errors, confidence) for name, values in norms.items()}
