@@ -2,6 +2,7 @@
 """
 import dataclasses
 import difflib
+import functools
 import itertools
 import types
 import typing
@@ -10,6 +11,7 @@ import models
 from harness import stored
 
 
+@functools.cache  # it is asked for with every config of a grid
 def leaves(config_class):
     """{field name: (dataclass that holds it, dataclasses.Field, type)} of a Config and the configs nested in it.
 
@@ -26,7 +28,7 @@ def leaves(config_class):
                 f"field {name} stands in {owners}: a config and those nested in it need names of their own"
             )
         result.update(found)
-    return result
+    return types.MappingProxyType(result)
 
 
 def parts(config):

@@ -3,6 +3,7 @@
     model = build(NetworkConfig("resnet", width=16, batch_norm=False), (32, 32, 3), 10, seed=0)
 """
 import difflib
+import functools
 import inspect
 import re
 from dataclasses import dataclass, field
@@ -140,8 +141,14 @@ def _is_file(config):
     return config.model.endswith(".keras")
 
 
+@functools.cache
+def _parameters(builder):
+    """The parameters of a network's builder by name; asked for with every config of a grid."""
+    return inspect.signature(builder).parameters
+
+
 def _default(name, option):
-    parameter = inspect.signature(MODELS[name]).parameters.get(option)
+    parameter = _parameters(MODELS[name]).get(option)
     return parameter.default if parameter else None
 
 
@@ -150,7 +157,7 @@ def options(name):
     shared = ("width", "widths", "depth", "activation", "batch_norm", "skip", "dropout")
     if name.endswith(".keras"):
         return ()
-    return tuple(option for option in shared if option in inspect.signature(MODELS[name]).parameters)
+    return tuple(option for option in shared if option in _parameters(MODELS[name]))
 
 
 def _check(config, input_shape, num_classes):
