@@ -250,9 +250,11 @@ SCRIPTS = {
 
 def start(script, folder, *arguments):
     command = [sys.executable, script, f"--out_dir={folder}", *arguments]
+    # Ctrl-C counts, also where the tests run in the background of a shell, which lets its children ignore it.
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def ended(process, status=0):
