@@ -17,6 +17,7 @@ EXPERIMENTS = load_experiments(
     "evolution",
     "features",
     "linearization",
+    "lazy",
     "infinite_width",
     "spectrum",
 )

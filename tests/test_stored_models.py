@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "run_ntk evolution": {**TRAINED, "ntk_sample": 10},
     "run_ntk features": {**TRAINED, "feature_sample": 20},
     "run_ntk linearization": TRAINED,
+    "run_ntk lazy": {"train_size": 40, "test_size": 30, "max_steps": 20, "alpha": [1.0, 100.0], "seed": [0, 1]},
     "run_norm norm_bias": TRAINED,
     "run_norm norm_profile": {**TRAINED, "multiple": [0.5, 2.0]},
     "run_norm randomization": {

@@ -77,6 +77,23 @@ def linearization(level, fall, gap):
     return fill
 
 
+def lazy(small, own):
+    """Test accuracies at three scales; small, own: (effect) -> gain of the first and of alpha 1 over the lazy one, in
+    units of 0.01, which is the margin.
+    """
+    def fill(draw, table, effect):
+        alpha = table["alpha"]
+        gain = np.select([alpha < 1, alpha == 1], [small(effect), own(effect)], 0.0)
+        return {
+            "test/accuracy": 0.8 + 0.01 * gain + draw(alpha <= 1, 0.01 * PAIRED),
+            "kernel/relative_change": np.where(alpha > 1, 0.001, 1.0),
+            "machine/distance": np.where(alpha > 1, 0.001, 0.3),
+            "fitted": np.ones(len(table)),
+        }
+
+    return fill
+
+
 def infinite_width(exponent, scale):
     """Distances from the limit; exponent: (effect) -> of the width, in units of `scale`."""
     def fill(draw, table, effect):
@@ -160,6 +177,10 @@ SCENARIOS = [
              linearization(minus(evident), just_the_doubling, none), {"width": WIDTHS}),
     Scenario("linearization", "the distance rises, to just the margin at the largest width", "refuted",
              linearization(minus(as_it_is), minus(evident), none), {"width": WIDTHS}),
+    Scenario("lazy", "one scale beats lazy training by just the margin, the other is evidently worse", "supported",
+             lazy(minus(evident), lambda e: 1 - e), {"alpha": [0.1, 1.0, 1e4]}, axis="train_size"),
+    Scenario("lazy", "both scales beat lazy training by just the margin", "refuted",
+             lazy(lambda e: 1 + e, lambda e: 1 + e), {"alpha": [0.1, 1.0, 1e4]}, axis="train_size"),
     Scenario("infinite_width", "the exponent is -0.6", "supported",
              infinite_width(lambda e: e - 0.6 / NARROW, NARROW), ONE_DEPTH, axis="train_size"),
     Scenario("infinite_width", "the exponent is -0.4", "refuted",

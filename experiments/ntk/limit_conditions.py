@@ -17,6 +17,7 @@ from training.fit import build_network, fit, loss_reached
 
 SCALINGS = ("none", "width")
 NTK_PARAMETERIZED = ("mlp_ntk",)  # models whose NTK does not grow with width
+MAX_ROWS = 20000  # of a kernel matrix that is solved
 CONDITIONS = {"rate_scaling": ["width"]}  # of a grid whose claim is of infinite width
 
 
@@ -56,6 +57,16 @@ def check_conditions(config):
     target = getattr(config, "target_loss", None)
     if target is not None and not 0 < target < math.inf:
         raise ValueError(f"target_loss must be a finite number above 0, or none, got {target}")
+
+
+def check_kernel_size(data):
+    """Raise ValueError for a training set whose kernel is too large to solve."""
+    size = len(data.x_train) * data.num_classes
+    if size > MAX_ROWS:
+        raise ValueError(
+            f"the kernel of {len(data.x_train)} images and {data.num_classes} classes is a {size} x {size} matrix, too "
+            f"large to solve: allowed are {MAX_ROWS} rows, so use a smaller --train_size"
+        )
 
 
 def stored_defaults(file, asked):

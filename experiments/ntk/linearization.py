@@ -18,6 +18,7 @@ from analysis.statistics import paired_difference, t_interval
 from experiments.ntk.limit_conditions import (
     CONDITIONS,
     check_conditions,
+    check_kernel_size,
     describe_missed,
     rate_scaling_field,
     scaled_training,
@@ -41,7 +42,6 @@ CLAIM = Claim(
 )
 # The final kernel, which is told and not judged, would double the time.
 GRID = {"width": [64, 256, 1024], **CONDITIONS, "final_kernel": [False], "seed": [0, 1, 2]}
-MAX_ROWS = 20000  # of the kernel matrix that is solved
 TRAINED = 0.99  # training accuracy below which training has failed, and nothing is judged
 COLUMNS = {
     "linearized/distance": "distance of the linearized network after the same steps",
@@ -96,13 +96,7 @@ class Config:
 
 
 def check(config, data, run):
-    """Refuses kernels that are too large to solve."""
-    size = len(data.x_train) * data.num_classes
-    if size > MAX_ROWS:
-        raise ValueError(
-            f"the kernel of {len(data.x_train)} images and {data.num_classes} classes is a {size} x {size} matrix, too "
-            f"large to solve: allowed are {MAX_ROWS} rows, so use a smaller --train_size"
-        )
+    check_kernel_size(data)
 
 
 def measure(config, data, run):

@@ -83,3 +83,42 @@ def test_an_interrupted_descent_ends_with_the_same_bits(surface, tmp_path):
 def test_refused(surface, wrong):
     with pytest.raises(ValueError, match="need steps >= 1"):
         descend(surface, **{"learning_rate": 0.1, "steps": 2, "every": 1, **wrong}, probe=position)
+
+
+@pytest.mark.parametrize("first", [1e-6, 1.0, 1e6])
+def test_a_searched_step_size_lowers_the_loss_wherever_it_begins(surface, first):
+    found = descend(surface, learning_rate=first, search=True, steps=400, every=50, probe=position)
+    assert all(after < max(found.losses[max(0, i - 9) : i + 1]) for i, after in enumerate(found.losses[1:]))
+    assert found.losses[-1] < 1e-12 * found.losses[0]
+    assert len(found.losses) - 1 <= found.gradients < 3 * 400
+
+
+def test_a_search_ends_where_no_step_lowers_the_loss_and_leaves_the_model_there(surface):
+    set_parameters(surface.model, np.zeros(2))
+    found = descend(surface, learning_rate=1.0, search=True, steps=50, every=20, probe=position)
+    assert [row["epoch"] for row in found.rows] == [0] and (get_parameters(surface.model) == 0).all()
+
+
+def test_an_interrupted_search_ends_with_the_same_bits(surface, tmp_path):
+    settings = {"learning_rate": 1.0, "search": True, "steps": 20, "every": 4}
+    whole = descend(surface, probe=position, **settings)
+    ended = get_parameters(surface.model)
+    set_parameters(surface.model, START)
+
+    def killed(step, kept):
+        if step == 12:
+            raise KeyboardInterrupt
+        return position(step, kept)
+
+    with pytest.raises(KeyboardInterrupt):
+        descend(surface, probe=killed, run=Run(tmp_path, "one", {}, memo=Memo()), **settings)
+    set_parameters(surface.model, np.zeros(2))
+    again = descend(surface, probe=position, run=Run(tmp_path, "one", {}, memo=Memo()), **settings)
+    np.testing.assert_array_equal(again.losses, whole.losses)
+    np.testing.assert_array_equal(get_parameters(surface.model), ended)
+    assert again.gradients == whole.gradients
+
+
+def test_a_search_has_no_momentum(surface):
+    with pytest.raises(ValueError, match="0 with a search"):
+        descend(surface, learning_rate=1.0, momentum=0.9, search=True, steps=5, every=1, probe=position)
