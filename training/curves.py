@@ -1,0 +1,67 @@
+"""Training a curve between two networks: Garipov et al. 2018 (1802.10026), section 3 and its algorithm.
+
+    minimize over the control point c   E_{t ~ U(0, 1)} loss(phi_c(t)),   phi_c a quadratic Bezier curve   (equation 2)
+
+A BezierCurve is a Keras model whose one set of trained parameters is the control point; the two ends are constants.
+With a new t for every batch, `fit` trains it like any other network, with checkpoints and exact resume: the state of
+the random numbers is among the model's variables.
+"""
+import keras
+import numpy as np
+import tensorflow as tf
+
+from analysis.evaluation import dtype_of
+from analysis.parameters import split_like
+from analysis.paths import bezier_weights
+
+
+class BezierCurve(keras.Model):
+    """In training the network at a random t of the curve, else the one in its middle.
+
+    network: a functional model, of which only the graph and, for batch norm, the statistics at the start are used.
+    a, b: parameters [p] of the ends.  The control point starts halfway between them.  seed: of the random t.
+    """
+
+    def __init__(self, network, a, b, *, seed):
+        dtype = dtype_of(network)
+        super().__init__(dtype=dtype, name="bezier_curve")
+        ends = [split_like(network, np.asarray(end).astype(dtype)) for end in (a, b)]
+        self.uniform = keras.random.SeedGenerator(seed)
+        # Keras would count the network's own parameters among the curve's, and a function's it does not see.
+        self.forward = lambda *arguments, **options: network.stateless_call(*arguments, **options)
+        self.ends = lambda: ends
+        names = [variable.path.replace("/", "_") for variable in network.trainable_variables]
+        self.control = [
+            self.add_weight(shape=start.shape, initializer=_constant((start + end) / 2), dtype=dtype, name=name)
+            for name, start, end in zip(names, *ends, strict=True)
+        ]
+        self.states = [
+            self.add_weight(
+                shape=v.shape, initializer=_constant(v.numpy()), dtype=v.dtype, trainable=False, name=f"state_{i}"
+            )
+            for i, v in enumerate(network.non_trainable_variables)
+        ]
+        self.built = True
+
+    def call(self, inputs, training=False):
+        t = keras.random.uniform((), dtype=self.compute_dtype, seed=self.uniform) if training else 0.5
+        of_a, of_control, of_b = bezier_weights(t)
+        values = [
+            of_a * start + of_control * tf.convert_to_tensor(control) + of_b * end
+            for start, control, end in zip(self.ends()[0], self.control, self.ends()[1], strict=True)
+        ]
+        outputs, states = self.forward(values, self.states, inputs, training=training)
+        if training:
+            for variable, value in zip(self.states, states, strict=True):
+                variable.assign(value)
+        return outputs
+
+    @property
+    def control_point(self):
+        """The trained parameters as a vector [p] float64."""
+        return np.concatenate([np.asarray(v, np.float64).ravel() for v in self.control])
+
+
+def _constant(values):
+    """An initializer that gives these values: Keras' own Constant puts them into its configuration."""
+    return lambda shape, dtype=None: tf.constant(values, dtype)
