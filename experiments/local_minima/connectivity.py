@@ -40,6 +40,7 @@ CLAIM = Claim(
 GRID = {"width": [32, 128, 512], "seed": [0, 1, 2]}
 FITTED = 0.99  # training accuracy from which on a network counts as at a minimum
 LOWEST, HIGHEST = 1e-6, 1e6  # barriers count as at least this in slopes, and at most this anywhere
+SQUARED_RATE = 0.1
 ROUNDING = 1e-9  # of a loss in float64 at an embedded minimum, whose units are far from 0
 INSIDE = 8  # points of the line from the certified minimum that lie in the certified ball
 PATHS = {"line": "straight line", "matched": "line after matching", "curve": "trained curve"}
@@ -86,14 +87,17 @@ class Config:
     )
     curve_epochs: int = field(default=60, metadata={"help": "epochs in which the curve is trained"})
     points: int = field(default=25, metadata={"help": "points of a path at which the loss is measured, with both ends"})
-    certified: bool = field(
-        default=True, metadata={"help": "measure the line from a certified minimum, where the network can have one"}
+    certified_width: int = field(
+        default=32,
+        metadata={"help": "widest ReLU mlp of which the line from a certified minimum is measured; 0: none"},
     )
     seed: int = seed_field("weights and order of both trainings, data subset")
 
     def validate(self):
         if self.curve_epochs < 1:
             raise ValueError(f"curve_epochs must be at least 1, got {self.curve_epochs}")
+        if self.certified_width < 0:
+            raise ValueError(f"certified_width must be a width, or 0 for none, got {self.certified_width}")
         if self.points < 3:
             raise ValueError(f"a path needs its ends and a point between them: points must be >= 3, got {self.points}")
         if self.training.strategy != "single":
@@ -137,7 +141,7 @@ def measure(config, data, run):
     result |= {"line/distance": distance(first, second), **summarize("line", config, data, model, line(first, second))}
     if config.match:
         result |= match(config, data, model, weights)
-    if config.certified:
+    if config.network.model == "mlp" and width_of(config.network) <= config.certified_width:
         result |= from_certified(config, data, run, starts["first"][1])
     curve = BezierCurve(model, first, second, seed=config.seed)
     training = dataclasses.replace(config.training, epochs=config.curve_epochs)
@@ -146,6 +150,11 @@ def measure(config, data, run):
         return {**result, "diverged_epoch": history.diverged_epoch}
     path = bezier(first, curve.control_point, second)
     return {**result, **summarize("curve", config, data, model, path)}
+
+
+def width_of(network):
+    """The units of an mlp's widest hidden layer."""
+    return max(network.widths or (network.width or models.default_width(network.model),))
 
 
 def second_start(config, data, model):
@@ -198,17 +207,18 @@ def match(config, data, model, weights):
 def from_certified(config, data, run, start):
     """The straight line from a certified minimum of the squared loss to a network that was trained on it.
 
-    In float64, as the certified ball may be smaller than float32 can step. {} where the network cannot equal an affine
-    map, or nothing is certified.
+    In float64, as the certified ball may be smaller than float32 can step, and at a tenth of the learning rate, as the
+    squared loss has larger gradients. {} where the network cannot equal an affine map, or nothing is certified.
     """
+    rate = SQUARED_RATE * config.training.learning_rate
     config = dataclasses.replace(
         config,
         network=dataclasses.replace(config.network, dtype="float64"),
-        training=dataclasses.replace(config.training, loss="squared"),
+        training=dataclasses.replace(config.training, loss="squared", learning_rate=rate),
     )
     try:
         check_embeddable(config, data, run)
-    except ValueError:  # no ReLU mlp, too narrow, or a stored file in float32
+    except ValueError:  # no ReLU mlp, or too narrow
         return {}
     x, y = data.x_train, data.y_train
     model = build_network(config, data)
