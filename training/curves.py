@@ -25,16 +25,20 @@ class BezierCurve(keras.Model):
     def __init__(self, network, a, b, *, seed):
         dtype = dtype_of(network)
         super().__init__(dtype=dtype, name="bezier_curve")
-        ends = [split_like(network, np.asarray(end).astype(dtype)) for end in (a, b)]
         self.uniform = keras.random.SeedGenerator(seed)
         # Keras would count the network's own parameters among the curve's, and a function's it does not see.
         self.forward = lambda *arguments, **options: network.stateless_call(*arguments, **options)
-        self.ends = lambda: ends
-        names = [variable.path.replace("/", "_") for variable in network.trainable_variables]
-        self.control = [
-            self.add_weight(shape=start.shape, initializer=_constant((start + end) / 2), dtype=dtype, name=name)
-            for name, start, end in zip(names, *ends, strict=True)
-        ]
+        variables = network.trainable_variables
+        names = [variable.path.replace("/", "_") for variable in variables]
+        self.start, self.control, self.end = (
+            [
+                self.add_weight(
+                    shape=value.shape, initializer=_constant(value), dtype=dtype, trainable=trained, name=f"{point}_{name}"
+                )
+                for name, value in zip(names, split_like(network, vector), strict=True)
+            ]
+            for point, vector, trained in (("start", a, False), ("control", (a + b) / 2, True), ("end", b, False))
+        )
         self.states = [
             self.add_weight(
                 shape=v.shape, initializer=_constant(v.numpy()), dtype=v.dtype, trainable=False, name=f"state_{i}"
@@ -45,10 +49,9 @@ class BezierCurve(keras.Model):
 
     def call(self, inputs, training=False):
         t = keras.random.uniform((), dtype=self.compute_dtype, seed=self.uniform) if training else 0.5
-        of_a, of_control, of_b = bezier_weights(t)
         values = [
-            of_a * start + of_control * tf.convert_to_tensor(control) + of_b * end
-            for start, control, end in zip(self.ends()[0], self.control, self.ends()[1], strict=True)
+            sum(weight * tf.convert_to_tensor(point) for weight, point in zip(bezier_weights(t), points))
+            for points in zip(self.start, self.control, self.end, strict=True)
         ]
         outputs, states = self.forward(values, self.states, inputs, training=training)
         if training:
