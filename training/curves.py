@@ -2,7 +2,7 @@
 
     minimize over the control point c   E_{t ~ U(0, 1)} loss(phi_c(t)),   phi_c a quadratic Bezier curve   (equation 2)
 
-A BezierCurve is a Keras model whose one set of trained parameters is the control point; the two ends are constants.
+A BezierCurve is a Keras model that trains the control point alone.
 With a new t for every batch, `fit` trains it like any other network, with checkpoints and exact resume: the state of
 the random numbers is among the model's variables.
 """
@@ -28,24 +28,28 @@ class BezierCurve(keras.Model):
         self.uniform = keras.random.SeedGenerator(seed)
         # Keras would count the network's own parameters among the curve's, and a function's it does not see.
         self.forward = lambda *arguments, **options: network.stateless_call(*arguments, **options)
-        variables = network.trainable_variables
-        names = [variable.path.replace("/", "_") for variable in variables]
+        names = [variable.path.replace("/", "_") for variable in network.trainable_variables]
+        # The ends are variables: constants would be folded into the graph, in an order that changes the last bits.
         self.start, self.control, self.end = (
             [
-                self.add_weight(
-                    shape=value.shape, initializer=_constant(value), dtype=dtype, trainable=trained, name=f"{point}_{name}"
-                )
+                self.hold(f"{point}_{name}", value, dtype, point == "control")
                 for name, value in zip(names, split_like(network, vector), strict=True)
             ]
-            for point, vector, trained in (("start", a, False), ("control", (a + b) / 2, True), ("end", b, False))
+            for point, vector in (("start", a), ("control", (a + b) / 2), ("end", b))
         )
-        self.states = [
-            self.add_weight(
-                shape=v.shape, initializer=_constant(v.numpy()), dtype=v.dtype, trainable=False, name=f"state_{i}"
-            )
-            for i, v in enumerate(network.non_trainable_variables)
-        ]
+        states = network.non_trainable_variables
+        self.states = [self.hold(f"state_{i}", v.numpy(), v.dtype) for i, v in enumerate(states)]
         self.built = True
+
+    def hold(self, name, value, dtype, trainable=False):
+        """A variable of the curve with this value; Keras' own Constant would put it into its configuration."""
+        return self.add_weight(
+            shape=value.shape,
+            initializer=lambda shape, dtype=None: tf.constant(value, dtype),
+            dtype=dtype,
+            trainable=trainable,
+            name=name,
+        )
 
     def call(self, inputs, training=False):
         t = keras.random.uniform((), dtype=self.compute_dtype, seed=self.uniform) if training else 0.5
@@ -63,8 +67,3 @@ class BezierCurve(keras.Model):
     def control_point(self):
         """The trained parameters as a vector [p] float64."""
         return np.concatenate([np.asarray(v, np.float64).ravel() for v in self.control])
-
-
-def _constant(values):
-    """An initializer that gives these values: Keras' own Constant puts them into its configuration."""
-    return lambda shape, dtype=None: tf.constant(values, dtype)

@@ -81,11 +81,11 @@ TABLE = (
 class Config:
     network: NetworkConfig = NetworkConfig(depth=3)
     data: DataConfig = DataConfig()
-    training: TrainingConfig = TrainingConfig(epochs=60, learning_rate=0.05, batch_size=128)
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=0.05, batch_size=128)
     match: bool = field(
         default=True, metadata={"help": "measure the straight line after matching; if not, only the curve is judged"}
     )
-    curve_epochs: int = field(default=60, metadata={"help": "epochs in which the curve is trained"})
+    curve_epochs: int = field(default=30, metadata={"help": "epochs in which the curve is trained"})
     points: int = field(default=25, metadata={"help": "points of a path at which the loss is measured, with both ends"})
     certified_width: int = field(
         default=32,
@@ -371,41 +371,37 @@ def draw_barriers(results, groups):
     """The three barriers against width, with the level below which networks count as connected."""
     figure, axes = plots.panel_grid(len(groups), columns=3, width=5.0, height=3.6)
     for axis, group in zip(axes, groups):
-        columns = [f"{path}/barrier" for path in PATHS]
-        rows = group.rows.assign(
-            **{name: group.rows[name].clip(lower=LOWEST) for name in columns if name in group.rows}
-        )
-        named = {f"{path}/barrier": text for path, text in PATHS.items()}
-        plots.against_width(axis, [dataclasses.replace(group, label="", rows=rows)], named, "barrier / constant's loss")
-        axis.axhline(results.margins["margin_level"], color="0.4", linestyle=":", label="level")
+        lines = [
+            dataclasses.replace(group, label=text, rows=group.rows.assign(height=group.rows[column].clip(lower=LOWEST)))
+            for column, text in ((f"{path}/barrier", text) for path, text in PATHS.items())
+            if column in group.rows
+        ]
+        plots.against_width(axis, lines, "height", "barrier / constant predictor's loss")
+        level = results.margins["margin_level"]
+        axis.axhline(level, color="0.4", linestyle=":", label=f"level {level:g}")
         axis.set_yscale("log")
         axis.set_title(group.label, loc="left")
-        axis.legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def draw_certified(results):
-    """Loss along the lines from certified minima: distance in radii of the ball, loss above the floor."""
+    """Loss above the floor along the lines from certified minima: from the ball's edge on it may fall below."""
     figure, axes = plots.new(1, 1, width=5.6, height=3.8)
     axis = axes[0, 0]
-    for (label, rows), style in zip(named_groups(results), plots.styles()):
-        for i, (_, row) in enumerate(rows.iterrows()):
+    groups = results.groups(())
+    for group, style in zip(groups, plots.styles()):
+        for i, (_, row) in enumerate(group.rows.iterrows()):
             arrays = results.arrays[row["config_id"]]
-            times, losses = arrays["path/certified/times"], arrays["path/certified/losses"]
-            rise = np.maximum(losses - row["certified/floor"], 0)
+            times, losses = arrays["path/certified/times"][1:], arrays["path/certified/losses"][1:]
+            rise = np.where(losses > row["certified/floor"], losses - row["certified/floor"], np.nan)
             look = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.1, "alpha": 0.8}
-            axis.plot(times / row["certified/reach"], rise, label=None if i else label, **look)
+            axis.plot(times / row["certified/reach"], rise, label=None if i else group.label, **look)
     axis.axvline(1, color="0.4", linestyle=":", label="edge of the certified ball")
-    axis.set(xlabel="distance from the minimum / certified radius", ylabel="training loss above the floor, at least 0")
-    axis.set_xscale("symlog", linthresh=0.1)
-    axis.set_yscale("symlog", linthresh=1e-6)
+    axis.set(xlabel="distance from the minimum / certified radius", ylabel="training loss - certified floor")
+    axis.set(xscale="log", yscale="log")
     axis.legend()
     return figure
-
-
-def named_groups(results):
-    """(label, rows) of every network."""
-    return [(group.label, group.rows) for group in results.groups(())]
 
 
 EXPERIMENT = Experiment(
