@@ -40,7 +40,8 @@ CLAIM = Claim(
 GRID = {"width": [32, 128, 512], "seed": [0, 1, 2]}
 FITTED = 0.99  # training accuracy from which on a network counts as at a minimum
 LOWEST, HIGHEST = 1e-6, 1e6  # barriers count as at least this in slopes, and at most this anywhere
-SQUARED_RATE = 0.1
+# The squared loss has larger gradients: a smaller step, and more of them.
+SQUARED_RATE, SQUARED_EPOCHS = 0.2, 2
 ROUNDING = 1e-9  # of a loss in float64 at an embedded minimum, whose units are far from 0
 INSIDE = 8  # points of the line from the certified minimum that lie in the certified ball
 PATHS = {"line": "straight line", "matched": "line after matching", "curve": "trained curve"}
@@ -207,14 +208,14 @@ def match(config, data, model, weights):
 def from_certified(config, data, run, start):
     """The straight line from a certified minimum of the squared loss to a network that was trained on it.
 
-    In float64, as the certified ball may be smaller than float32 can step, and at a tenth of the learning rate, as the
-    squared loss has larger gradients. {} where the network cannot equal an affine map, or nothing is certified.
+    In float64, as the certified ball may be smaller than float32 can step. {} where the network cannot equal an affine
+    map, or nothing is certified.
     """
-    rate = SQUARED_RATE * config.training.learning_rate
+    rate, epochs = SQUARED_RATE * config.training.learning_rate, SQUARED_EPOCHS * config.training.epochs
     config = dataclasses.replace(
         config,
         network=dataclasses.replace(config.network, dtype="float64"),
-        training=dataclasses.replace(config.training, loss="squared", learning_rate=rate),
+        training=dataclasses.replace(config.training, loss="squared", learning_rate=rate, epochs=epochs),
     )
     try:
         check_embeddable(config, data, run)
@@ -319,16 +320,20 @@ def fitted_trend(widths, column, level):
 
 def describe_certified(table):
     """What the lines from certified minima say, as a sentence; '' where there are none."""
-    columns = ["certified/barrier", "certified/bound", "certified/lowest_inside"]
-    if not set(columns) <= set(table) or table[columns[0]].isna().all():
+    columns = [f"certified/{name}" for name in ("barrier", "bound", "lowest_inside", "floor", "end_loss")]
+    if not set(columns) <= set(table):
         return ""
     rows = table.dropna(subset=columns)
+    rows = rows[rows["certified/end_loss"] < rows["certified/floor"]]
+    if not len(rows):
+        return ""
     inside, barriers, bounds = rows["certified/lowest_inside"], rows["certified/barrier"], rows["certified/bound"]
     kept = (inside >= -ROUNDING) & (barriers >= bounds - ROUNDING)
     return (
-        f" On {kept.sum()} of {len(rows)} straight lines from a certified minimum the loss keeps to the certificate: "
-        f"not below the floor within the ball; their barriers are {barriers.min():.3g} to {barriers.max():.3g} of "
-        "a constant predictor's loss."
+        f" On {kept.sum()} of {len(rows)} straight lines from a certified minimum to a network of a loss below its "
+        "floor the loss keeps to the certificate: not below the floor within the ball; "
+        f"their barriers are {barriers.min():.0f} to {barriers.max():.0f} "
+        "times a constant predictor's loss."
     )
 
 
@@ -363,7 +368,7 @@ def draw_paths(results, groups):
                     axis.plot(times, np.maximum(losses, 1e-12), label=None if i else text, **look)
         axis.set(yscale="log", xlabel="place on the path, t", ylabel="training loss")
         axis.set_title(title, loc="left")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3 if len(panels) > 1 else 1)
     return figure
 
 
@@ -381,7 +386,7 @@ def draw_barriers(results, groups):
         axis.axhline(level, color="0.4", linestyle=":", label=f"level {level:g}")
         axis.set_yscale("log")
         axis.set_title(group.label, loc="left")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if len(groups) > 1 else 2)
     return figure
 
 

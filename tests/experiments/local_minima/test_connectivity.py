@@ -70,11 +70,14 @@ def test_without_matching_the_curve_alone_is_judged():
 
 
 def test_a_line_below_the_certified_floor_would_be_told():
-    columns = {"certified/barrier": 9.0, "certified/bound": 0.01, "certified/lowest_inside": 1e-12}
+    columns = {"certified/barrier": 9.0, "certified/bound": 0.01, "certified/lowest_inside": 1e-12,
+               "certified/floor": 0.15, "certified/end_loss": 0.05}  # fmt: skip
     good = [{**row, **columns} for row in rows(LOW, LOW)]
-    assert "On 12 of 12 straight lines from a certified minimum" in judged(EXPERIMENT, good).reason
+    assert "On 12 of 12 straight lines from a certified minimum to" in judged(EXPERIMENT, good).reason
     for wrong in ({"certified/lowest_inside": -1e-3}, {"certified/barrier": 0.0}):
         assert "On 11 of 12 straight" in judged(EXPERIMENT, [{**good[0], **wrong}, *good[1:]]).reason
+    no_lower = [{**good[0], "certified/end_loss": 0.2}, *good[1:]]  # no network that the minimum is cut off from
+    assert "On 11 of 11 straight" in judged(EXPERIMENT, no_lower).reason
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_a_small_run(report):
     names = {path.stem for path in (report.folder / "figures").iterdir()}
     assert names == {"loss_along_paths", "barrier_against_width", "line_from_certified_minimum"}
     stages = report.results.histories[table["config_id"][0]].groupby("stage")["epoch"].max().to_dict()
-    assert stages == {"first": 2, "second": 2, "squared": 2, "curve": 2}
+    assert stages == {"first": 2, "second": 2, "squared": 4, "curve": 2}
     for identity, row in zip(table["config_id"], table.to_dict("records")):
         arrays = report.results.arrays[identity]
         for path in ("line", "matched", "curve"):  # all three go from the first network to the function of the second
