@@ -2,10 +2,10 @@
 
 The barrier of a path from A (t = 0) to B (t = 1) is what its loss has above the interpolation of its ends' losses,
 
-    max_t  L(path(t)) - ((1 - t) L(A) + t L(B))                       (Entezari et al. 2022, 2110.06296, definition 2.1)
+    max_t  L(path(t)) - ((1 - t) L(A) + t L(B))                            (Entezari et al. 2022, 2110.06296, section 2)
 
 which is 0 where no point lies above. Paths are straight lines, and the quadratic Bezier curves of Garipov et al. 2018
-(1802.10026, equation 4). A network between two others has its own batch norm statistics: they are computed anew on the
+(1802.10026, section 3). A network between two others has its own batch norm statistics: they are computed anew on the
 training set at each point, as in Garipov et al.
 """
 from collections.abc import Callable

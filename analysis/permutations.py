@@ -4,7 +4,7 @@ Permuting the units of a hidden layer, with all weights that lead to and from th
 is. Ainsworth, Hayase & Srinivasa 2023 (2209.04836, section 3.2) bring a network B near to A by the permutations that
 maximize the inner product of their parameters,
 
-    sum_l <W_l^A, P_l W_l^B P_{l-1}'> + <b_l^A, P_l b_l^B>,                                        (their equation 1)
+    sum_l <W_l^A, P_l W_l^B P_{l-1}'> + <b_l^A, P_l b_l^B>,
 
 one layer at a time with the others fixed, each a linear assignment problem, until no layer gains (their algorithm 1).
 Here the layers are those of a Keras graph: channels that are added up, as by a residual network's skip connections,

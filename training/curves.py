@@ -1,6 +1,6 @@
-"""Training a curve between two networks: Garipov et al. 2018 (1802.10026), section 3 and its algorithm.
+"""Training a curve between two networks: Garipov et al. 2018 (1802.10026), section 3.1.
 
-    minimize over the control point c   E_{t ~ U(0, 1)} loss(phi_c(t)),   phi_c a quadratic Bezier curve   (equation 2)
+    minimize over the control point c   E_{t ~ U(0, 1)} loss(phi_c(t)),   phi_c a quadratic Bezier curve
 
 A BezierCurve is a Keras model that trains the control point alone.
 With a new t for every batch, `fit` trains it like any other network, with checkpoints and exact resume: the state of

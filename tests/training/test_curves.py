@@ -43,7 +43,7 @@ def test_it_is_the_network_in_the_middle_and_trains_its_control_point_alone(conf
         np.testing.assert_array_equal(variable, value)
 
 
-def test_training_follows_the_gradient_of_equation_2(data):
+def test_a_step_is_one_of_the_expected_loss_over_the_curve(data):
     """One step on the whole training set: at the t that it drew, the chain rule gives 2 t (1 - t) of the gradient."""
     import keras
     import tensorflow as tf
