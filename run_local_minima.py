@@ -20,6 +20,7 @@ EXPERIMENTS = load_experiments(
     "elimination",
     "sharpness",
     "edge_of_stability",
+    "connectivity",
 )
 FORMER = {"embedding": "affine_minimum"}  # earlier names of experiments
 

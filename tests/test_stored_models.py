@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "run_rank spectra": {**TRAINED, **UNEDITED},
     "run_local_minima initialization": {**TRAINED, "initialization": "default", "hessian_products": 50},
     "run_local_minima distillation": {**TRAINED, "distillation_epochs": 1, "loss": "squared"},
+    "run_local_minima connectivity": {**TRAINED, "curve_epochs": 1, "points": 5},
     "run_local_minima sharpness": {**TRAINED, "batch_size": 5, "max_epochs": 3},
 }  # fmt: skip
 

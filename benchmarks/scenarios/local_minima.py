@@ -125,6 +125,39 @@ def edge_of_stability(ratio, size):
     return fill
 
 
+WIDENING = {"width": [32, 128, 512]}
+LEVEL, NEAR = 0.02, 0.0005  # of connectivity: its level, and an effect of 1 in a barrier at it
+BARRIER_NOISE = SLOPE * np.sqrt(8)  # of log2 of a barrier, whose slope over these widths then spreads by SLOPE
+
+
+def connectivity(curve, line, falls=None):
+    """Barriers at every width; curve, line: (effect) -> that above the level, in units of NEAR.
+
+    falls: for a line of None, (effect) -> exponent of the width in its barrier, which is 1 at the widest; in units of
+    SLOPE.
+    """
+    def fill(draw, table, effect):
+        width = table["width"].astype(float)
+        if line:
+            matched = LEVEL + NEAR * line(effect) + draw(1, NEAR)
+        else:
+            matched = 2 ** (SLOPE * falls(effect) * np.log2(width / 512) + draw(width > 32, BARRIER_NOISE))
+        ends = {"line/barrier": 1.0, "curve/error_barrier": 0.0, "matched/error_barrier": 0.0}
+        ends |= {"first/train/accuracy": 1.0, "second/train/accuracy": 1.0}
+        return {
+            "curve/barrier": LEVEL + NEAR * curve(effect) + draw(0, NEAR),
+            "matched/barrier": matched,
+            **{name: np.full(len(table), value) for name, value in ends.items()},
+        }
+
+    return fill
+
+
+def evidently_below(effect):
+    """Barriers far below the level, whatever the effect on the other path."""
+    return np.full_like(effect, -EVIDENT)
+
+
 STARTS = {"initialization": ["default", "zero", "equal"]}
 SHAPES = {"dataset": ["digits"], "depth": list(DEPTHS), "width": list(WIDTHS)}
 DOUBLING = np.log2(1.1) / SLOPE
@@ -160,4 +193,12 @@ SCENARIOS = [
              sharpness(lambda e: np.full_like(e, EVIDENT), lambda e: e), {}),
     Scenario("sharpness", "large batches are sharper and worse, by just the margins", "refuted",
              sharpness(lambda e: FACTOR - e, lambda e: 1 - e), {}),
+    Scenario("connectivity", "the curve's barrier is the level itself, the matched line's evidently lower", "supported",
+             connectivity(lambda e: -e, evidently_below), WIDENING),
+    Scenario("connectivity", "the matched line's barrier is the level itself, the curve's evidently lower", "supported",
+             connectivity(evidently_below, lambda e: -e), WIDENING),
+    Scenario("connectivity", "the curve's barrier is the level itself", "refuted",
+             connectivity(lambda e: e, evidently_below), WIDENING),
+    Scenario("connectivity", "the matched line's barrier, far above the level, falls by just the margin", "refuted",
+             connectivity(evidently_below, None, lambda e: e - DOUBLING), WIDENING),
 ]  # fmt: skip

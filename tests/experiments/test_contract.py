@@ -49,6 +49,8 @@ SMALL = {  # of real runs, where the experiment has the field: as few images, st
     "finetune_epochs": 1,
     "edit_epochs": [(1,)],
     "distillation_epochs": 2,
+    "curve_epochs": 2,
+    "points": 5,
     "weight_variances": (0.5, 2.0),
     "depths": (1, 2),
     "finite_weight_variances": (0.5,),
