@@ -82,8 +82,8 @@ def cells(experiment):
 
 
 def priority(what, groups, kind, effect, seeds):
-    """What an interrupted run should have of every rule first: normal noise, no effect, few groups (the cheap ones)."""
-    return kind != "normal", effect not in (0, 2), groups, effect
+    """What an interrupted run should have of every rule first: one group, with no effect, of any noise."""
+    return groups, effect not in (0, 2), kind != "normal", effect
 
 
 def measure(job):
@@ -127,8 +127,8 @@ def main(_):
         found = pool.map(measure, [job for _, job in jobs])
         for (row, _), values in tqdm(zip(jobs, found), total=len(jobs)):
             for what, value in values.items():
-                row = {**dict(zip(columns, row)), "what": what}
-                rows.append({**row, "share": value, "replications": flags.FLAGS.replications})
+                cell = {**dict(zip(columns, row)), "what": what}
+                rows.append({**cell, "share": value, "replications": flags.FLAGS.replications})
             pd.DataFrame(rows).to_csv(path, index=False)
 
 
