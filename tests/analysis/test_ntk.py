@@ -174,8 +174,8 @@ def randomize(model):
 
 
 SLOW = {  # costly to trace, and close to another model of the list
-    "gru", "layer norm", "nested", "own layer", "time distributed", "separable", "conv transposed", "prelu",
-    "conv dilation",
+    "conv groups", "conv strides", "gru", "layer norm", "nested", "own layer", "time distributed", "separable",
+    "conv transposed", "prelu", "conv dilation",
     "group norm", "conv strides valid", "dense in a loop", "conv1d", "batch norm axis", "embedding and attention",
 }  # fmt: skip
 
@@ -312,7 +312,10 @@ def test_bad_arguments(monkeypatch):
         empirical_ntk(model, x)
 
 
-@pytest.mark.parametrize("name", ["batch norm", "gru", "conv groups", "embedding and attention"])
+@pytest.mark.parametrize(
+    "name", ["batch norm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gru", "conv groups")),
+             "embedding and attention"],
+)  # fmt: skip
 def test_vector_product(name, float64):
     model = MODELS[name]()
     x = inputs_of(model, name)

@@ -111,7 +111,7 @@ def test_who_adds_seeds_by_hand_after_a_report_pays_for_it(tmp_path):
     assert fake.looks[-1][1] == FIRST_PLAN and len(shares(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("at", [1, 4, 8])
+@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 8))])
 def test_an_interrupted_trial_goes_on_with_the_same_looks_and_the_same_verdict(tmp_path, at):
     def stop(config, data, run):
         if config.seed == at and stop.armed:

@@ -8,12 +8,13 @@ from models import MODELS, NetworkConfig, build, default_width, network_name, va
 from tests.models.networks import CIFAR, CONFIGS, DIGITS, images
 
 slow = pytest.mark.slow
-EVERY_CONFIG = [pytest.param(config, marks=slow if config.model == "mobilenet_v2" else ()) for config in CONFIGS]
+DEEP = ("mobilenet_v2", "resnet_fixup")  # costly to build
+EVERY_CONFIG = [pytest.param(config, marks=slow if config.model in DEEP else ()) for config in CONFIGS]
 
 
 @pytest.mark.parametrize("config", [
     NetworkConfig("convnet", width=4),
-    NetworkConfig("resnet_fixup", width=8, depth=8),
+    pytest.param(NetworkConfig("resnet_fixup", width=8, depth=8), marks=slow),
     pytest.param(NetworkConfig("alexnet", width=8), marks=slow),
     pytest.param(NetworkConfig("resnet", width=4, depth=1), marks=slow),
     pytest.param(NetworkConfig("resnet", width=4, depth=1, batch_norm=False), marks=slow),

@@ -36,6 +36,7 @@ def test_a_model_that_is_linear_in_its_parameters_is_lazy_at_every_scale(alpha, 
     assert found["machine/distance"] < 0.03 and found["machine/agreement"] == 1
 
 
+@pytest.mark.slow
 def test_a_large_scale_ends_in_kernel_regression_and_a_small_one_does_not(tmp_path):
     small, large = (
         measured(tmp_path / f"{alpha}", alpha=alpha, final_loss=1e-5, max_steps=20000) for alpha in (0.1, 1e4)
