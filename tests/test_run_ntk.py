@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+import models
 import run_ntk
 from experiments.ntk import spectrum
 from harness import command_line, grid
@@ -194,6 +195,9 @@ def test_spectrum_ends_where_all_finite_networks_diverged(tmp_path, monkeypatch)
         ("lazy", {"final_loss": -1.0}, "final_loss must be"),
         ("lazy", {"max_steps": 1}, "max_steps must be at least 10"),
         ("lazy", {"train_size": 3000}, "smaller --train_size"),
+        ("lazy", {"model": "resnet", "width": 2}, "as it is in inference, and this one has batch norm"),
+        ("lazy", {"dropout": 0.5}, "as it is in inference, and this one has dropout"),
+        ("lazy", {"dtype": "float32", "alpha": 1e5}, "in float32 it may be at most 8.39e"),
         ("infinite_width", {"model": "resnet"}, "takes no --model"),
         ("infinite_width", {"activation": "leaky_relu"}, r"closed form \(relu, erf\)"),
         ("infinite_width", {"architecture": "rnn"}, "architecture 'rnn': allowed are fcn, cnn-flatten, cnn-pool"),
@@ -231,6 +235,9 @@ def test_presets_are_valid_grids(preset):
     experiment = run_ntk.EXPERIMENTS[values.experiment]
     given = {name: values[name].value for name in grid.leaves(experiment.config) if values[name].value is not None}
     configs, _ = grid.expand(experiment, given)
+    for config in configs:
+        if hasattr(config, "network"):
+            models.validate(config.network, (32, 32, 3), 10)
     seeds = {c.seed for c in configs}
     assert len(seeds) >= 3 and seeds == set(range(len(seeds)))
     assert values.experiment == "spectrum" or len(configs) >= 9  # a phase diagram is one config

@@ -17,12 +17,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.keras_internals import all_layers
 from analysis.parameters import get_parameters, set_parameters
 
 SUFFICIENT = 0.5  # of the fall that the gradient promises: a quadratic function's at a step of 1 / curvature
 MEMORY = 10  # losses, of which the largest must be undercut: a network's kinks would end a search that only descends
 GROWTH = 1.1  # of the searched step size, after every step
-SMALLEST = 1e-12  # step relative to the parameters: below, no step lowers the loss beyond its rounding
+SMALLEST = np.finfo(np.float64).eps  # step relative to the parameters: below, it is their rounding
+
+
+def beside_parameters(model) -> str:
+    """What keeps a model's training loss from being a function of its parameters alone: batch norm or dropout; "" if
+    nothing does. TrainingLoss takes them as in inference, which for batch norm of a new network is no norm at all.
+    """
+    if any(getattr(layer, "rate", 0) for layer in all_layers(model)):
+        return "dropout"
+    return "batch norm" if model.non_trainable_variables else ""
 
 
 @dataclass(frozen=True)

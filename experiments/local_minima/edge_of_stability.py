@@ -12,7 +12,6 @@ import numpy as np
 
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, largest_eigenvalue
-from analysis.keras_internals import all_layers
 from analysis.losses import LOSSES
 from analysis.parameters import get_parameters, set_parameters
 from analysis.statistics import t_interval
@@ -24,7 +23,7 @@ from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
 from training.fit import build_network
-from training.gradient_descent import descend
+from training.gradient_descent import beside_parameters, descend
 
 CLAIM = Claim(
     "Full-batch gradient descent raises the sharpness to 2 / step size and then stays there, for any step size.",
@@ -92,13 +91,8 @@ class Config:
 
 
 def check(config, data, run):
-    def refuses():
-        """Why the network has no training loss that is a function of its parameters alone; '' where it has."""
-        model = build_network(config, data)
-        layers = [layer for layer in all_layers(model) if getattr(layer, "rate", 0)]
-        return "batch norm" if model.non_trainable_variables and not layers else "dropout" if layers else ""
-
-    reason = run.once(("edge_of_stability", config.network, data.input_shape, data.num_classes), refuses)
+    key = ("edge_of_stability", config.network, data.input_shape, data.num_classes)
+    reason = run.once(key, lambda: beside_parameters(build_network(config, data)))
     if reason:
         raise ValueError(f"edge_of_stability needs a network without batch norm and dropout, and this one has {reason}")
 

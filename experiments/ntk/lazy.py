@@ -27,11 +27,11 @@ from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_interval, format_points
-from models import NetworkConfig
+from models import DTYPES, NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
 from training.fit import build_network
-from training.gradient_descent import descend
+from training.gradient_descent import beside_parameters, descend
 
 CLAIM = Claim(
     "Networks generalize as well where they are trained lazily, as kernel machines of their initial NTK.",
@@ -40,6 +40,7 @@ CLAIM = Claim(
 GRID = {"alpha": [0.01, 0.1, 1.0, 100.0, 1e4], "seed": [0, 1, 2]}
 OWN = 1.0  # the scale of the network as it is: scales up to it are compared with the largest one
 EVERY = 10  # steps between two looks at the training loss
+ROUNDING = 0.01  # of a target that is lost where alpha multiplies the rounding of outputs of order 1
 COLUMNS = {
     "kernel/relative_change": "relative change of the NTK",
     "kernel/correlation": "correlation of the NTK before and after",
@@ -79,6 +80,12 @@ class Config:
             value = getattr(self, name)
             if not (value > 0 and np.isfinite(value)):
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
+        rounding = np.finfo(self.network.dtype).eps if self.network.dtype in DTYPES else 0.0
+        if self.alpha * rounding > ROUNDING:
+            raise ValueError(
+                f"alpha multiplies the rounding of the network's outputs: in {self.network.dtype} it may be at most "
+                f"{ROUNDING / rounding:.3g}, got {self.alpha:g}"
+            )
         if self.max_steps < EVERY:
             raise ValueError(f"max_steps must be at least {EVERY}, got {self.max_steps}")
         if self.data.augment:
@@ -87,6 +94,10 @@ class Config:
 
 def check(config, data, run):
     check_kernel_size(data)
+    key = ("lazy", config.network, data.input_shape, data.num_classes)
+    reason = run.once(key, lambda: beside_parameters(build_network(config, data)))
+    if reason:
+        raise ValueError(f"lazy trains a network as it is in inference, and this one has {reason}")
 
 
 def measure(config, data, run):
@@ -173,7 +184,8 @@ def judge(results):
         "Over seeds: one-sided paired t-tests of the test accuracy at each alpha of at most 1 against the largest "
         f"alpha, at the same training loss. Refuted where one of them gains more than {100 * margin:g} points; "
         f"supported where each gains less. Nothing is decided where the largest alpha is not lazy (NTK changed by more "
-        f"than {level:g}); runs that did not reach the training loss are left out, and a scale with all its runs."
+        f"than {level:g}) or all are (by less, at every alpha); runs that did not reach the training loss are left "
+        "out, and a scale with all its runs."
     )
     measured = results.measured("test/accuracy")
     if not len(measured):
@@ -214,6 +226,13 @@ def find_group(group, margin, level, confidence) -> Finding:
     )
     if change > level:
         return Finding(group.label, f"{text}, which is not lazy, so that nothing is judged{left_out}")
+    moved = max(float(rows["kernel/relative_change"].astype(float).min()) for rows in compared.values())
+    if not moved > level:
+        return Finding(
+            group.label,
+            f"{text}; but training is lazy at every alpha (at one of at most {OWN:g} the NTK changed by "
+            f"{moved:.2g} in the run that moved least), so that nothing is judged{left_out}",
+        )
     return Finding(
         group.label,
         text + left_out,

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.ntk import lazy
 from harness.memo import Memo
+from models import NetworkConfig
 from reporting.run_folder import Run
 from tests.experiments.ntk.tables import results
 from training.data import DataConfig, load
@@ -48,6 +49,25 @@ def test_a_large_scale_ends_in_kernel_regression_and_a_small_one_does_not(tmp_pa
     assert small["parameters/distance"] > 100 * large["parameters/distance"]
 
 
+def test_the_distance_from_kernel_regression_falls_like_one_over_alpha_to_the_accuracy_of_the_solver(tmp_path):
+    """Chizat et al. 2019, theorem 2.3: the lazy limit is kernel regression, and a smooth network off by O(1 / alpha).
+
+    Training goes on until no step lowers the loss any more, beyond its rounding.
+    """
+    network = NetworkConfig(depth=1, width=64, activation="tanh", dtype="float64")
+    data = DataConfig(train_size=5, test_size=15, normalize=False)
+    found = [
+        lazy.measure(
+            lazy.Config(network=network, data=data, alpha=alpha, final_loss=1e-18, max_steps=20000),
+            load(data, seed=0), Run(tmp_path / f"{alpha}", "one", {}, memo=Memo()),
+        )
+        for alpha in (1e3, 1e5)
+    ]  # fmt: skip
+    assert all(one["train/loss"] < 1e-14 for one in found)
+    near, nearer = (one["machine/end_distance"] for one in found)
+    assert nearer < 2e-6 and near / nearer == pytest.approx(100, rel=0.05)
+
+
 def test_the_kernel_machine_is_looked_at_when_its_loss_is_that_of_the_network():
     values, coefficients = np.array([0.5, 2.0]), np.array([0.0, 3.0])
     time = lazy.time_of_loss(values, coefficients, 0.01, examples=4)
@@ -60,8 +80,11 @@ def test_a_run_that_misses_the_loss_says_so(tmp_path):
     assert not found["fitted"] and found["train/steps"] == 10 and found["train/loss"] > 0.02
 
 
-def table(gain, noise=0.002, change=0.001, fitted=lambda alpha, seed: True):
-    """Test accuracies of 0.8 at the largest alpha, and gain(alpha) more at the others."""
+def table(gain, noise=0.002, change=0.001, moved=0.3, fitted=lambda alpha, seed: True):
+    """Test accuracies of 0.8 at the largest alpha, and gain(alpha) more at the others.
+
+    change, moved: relative change of the NTK at the largest alpha, and at alpha = 1.
+    """
     rng = np.random.default_rng(0)
 
     def measures(fields):
@@ -69,7 +92,7 @@ def table(gain, noise=0.002, change=0.001, fitted=lambda alpha, seed: True):
         return {
             "test/accuracy": 0.8 + (gain(alpha) if alpha <= 1 else 0) + noise * rng.standard_normal(),
             "machine/test/accuracy": 0.8, "machine/distance": 0.001, "machine/end_distance": 0.01,
-            "kernel/relative_change": change / alpha if alpha < 10 else change, "parameters/distance": 0.1 / alpha,
+            "kernel/relative_change": moved / alpha if alpha < 10 else change, "parameters/distance": 0.1 / alpha,
             "fitted": fitted(alpha, fields["seed"]),
         }  # fmt: skip
 
@@ -101,6 +124,14 @@ def test_one_scale_that_gains_refutes_and_all_must_be_no_better(gain, outcome):
 def test_a_largest_scale_that_is_not_lazy_decides_nothing():
     verdict = judged(lambda alpha: 0.05, change=0.2)
     assert verdict.outcome == "undecided" and "not lazy, so that nothing is judged" in verdict.reason
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.05])
+def test_training_that_is_lazy_at_every_scale_decides_nothing(gain):
+    """A linear model, or a very wide one: features moved nowhere, so that there is nothing to compare."""
+    verdict = judged(lambda alpha: gain, moved=0.009)  # 0.09 at alpha 0.1
+    assert verdict.outcome == "undecided" and "lazy at every alpha" in verdict.reason
+    assert judged(lambda alpha: gain, moved=0.011).outcome != "undecided"
 
 
 def test_runs_that_miss_the_training_loss_are_left_out_and_counted():
