@@ -264,12 +264,12 @@ def describe(group, found, taus, confidence):
         f"{counted} of {len(group.rows)} networks reached the training loss; granulated tau over {taus[best].n} seeds: "
         f"{baselines}; {families}. Of the largest, {NAMES[best]}: {axes}; bootstrap over networks {low:.2g} to "
         f"{high:.2g}; Kendall's tau over all pairs {np.nanmean(found.overall[:, place]):.2g}; its worst "
-        f"environment is {change}, with a sign error of {error:.2g}{describe_ceiling(found)}"
+        f"environment is {change}, with a sign error of {error:.2g}{describe_noise(found)}"
     )
 
 
-def describe_ceiling(found):
-    """How well the gap on half of the test images tells that on the others: no measure can do much better."""
+def describe_noise(found):
+    """How well the gap on half of the test images tells that on the others: its noise holds all taus down."""
     halves = ["gap/half_1", "gap/half_2"]
     if not set(halves) <= set(found.rows) or found.rows[halves].isna().any(axis=None):
         return ""
@@ -317,9 +317,9 @@ def draw_taus(found, margin):
                 place += 1
             place += 0.5
         axis.axvline(0, color="0.5", linewidth=0.8)
-        axis.axvline(margin, color="0.5", linewidth=0.8, linestyle=":", label="margin")
+        axis.axvline(margin, color="0.5", linewidth=0.8, linestyle=":", label="smallest that matters")
         axis.set_yticks(list(ticks), list(ticks.values()))
-        axis.set(xlabel="granulated Kendall tau with the generalization gap", xlim=(-1.02, 1.02))
+        axis.set(xlabel="granulated Kendall tau", xlim=(-1.02, 1.02))
         axis.set_title(label, loc="left")
     axes[0, 0].invert_yaxis()  # with a shared axis once is enough
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
