@@ -309,7 +309,7 @@ def draw_taus(found, margin):
                 tau, column_place = one.interval(column), one.columns.index(column)
                 low, high = bootstrap[:, column_place]
                 axis.plot([low, high], [place, place], color=style["color"], alpha=0.3, linewidth=6,
-                          label="bootstrap over networks" if not place else None)  # fmt: skip
+                          solid_capstyle="butt", label="bootstrap over networks" if not place else None)  # fmt: skip
                 spread = [[max(tau.mean - tau.low, 0)], [max(tau.high - tau.mean, 0)]] if tau.n > 1 else None
                 axis.errorbar([tau.mean], [place], xerr=spread, capsize=3, markersize=5, linestyle="none",
                               color=style["color"], marker=style["marker"], label=None if i else family)  # fmt: skip
