@@ -22,6 +22,7 @@ EXPERIMENTS = load_experiments(
     "expressivity",
     "minimum_norm",
     "double_descent",
+    "measures",
 )
 
 

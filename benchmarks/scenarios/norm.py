@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.scenarios import EVIDENT, Scenario
+from experiments.norm.measures import LOSS, NAMES, PARAMETERS
 from experiments.norm.minimum_norm import KERNEL_FIELDS
 
 PAIRED = np.sqrt(0.5)  # standard deviation of each of two values whose difference has 1
@@ -129,12 +130,39 @@ def double_descent(rise, descent):
     return fill
 
 
+TAU = 0.1  # of an effect of 1, in a seed's granulated tau
+
+
+def measures(best, others, loss):
+    """Networks over the hyperparameters, whose gap is normal, and so is each measure.
+
+    best, others, loss: (effect) -> the tau that the first measure, all others and the training loss have on average,
+    which varies over seeds by TAU. Only orders count, so that noise of several kinds can only be that of the seeds.
+    """
+    def fill(draw, table, effect):
+        keys = [table[name] for name in ("group", "seed")]
+        gap = draw.rng.standard_normal(len(table))
+
+        def of_tau(tau):  # normal values whose correlation with the gap has this tau: tau = 2 / pi arcsin(correlation)
+            of_seed = pd.Series(draw(0, TAU)).groupby([key.to_numpy() for key in keys]).transform("first").to_numpy()
+            correlation = np.sin(np.pi / 2 * np.clip(tau(effect) + of_seed, -0.95, 0.95))
+            return correlation * gap + np.sqrt(1 - correlation**2) * draw.rng.standard_normal(len(table))
+
+        found = {f"measure/{name}": of_tau(others if i else best) for i, name in enumerate(NAMES)}
+        return {"gap": gap, LOSS: of_tau(loss), PARAMETERS: of_tau(lambda e: 0 * e), **found}
+
+    return fill
+
+
 REGULARIZERS = {"norm_target": 1000.0}
 LABELS = {"depth": 1, "label_noise": [0.0, 1.0], "pixel_noise": "none"}
 KERNELS = {"label_noise": 0.0}
 PEARSON = 2 * np.sin(np.pi / 6 * 0.3)  # of normal values with a rank correlation of 0.3, the margin
 WIDTHS = {"width": [50, 200, 1600], "label_noise": 0.2}
 FACTOR = 10 * np.log10(1.1)  # the margin of double_descent, in its own units
+HYPERPARAMETERS = {"width": [32, 128], "depth": [1, 3], "learning_rate": [0.01, 0.03], "batch_size": [10, 40],
+                   "coefficient": [1e-4, 1e-3]}  # fmt: skip
+LEAST = 0.2  # the margin of measures
 SLOPE = PEARSON / np.sqrt(1 - PEARSON**2)
 SCENARIOS = [
     Scenario("norm_bias", "weight decay gains nothing over none, and much over norm-bias", "supported",
@@ -183,4 +211,16 @@ SCENARIOS = [
              double_descent(lambda e: e, evident), WIDTHS, axis="test_size"),
     Scenario("double_descent", "the second descent is just the margin", "refuted",
              double_descent(evident, lambda e: FACTOR - e), WIDTHS, axis="test_size"),
+    Scenario("measures", "every measure has just the margin's tau", "supported",
+             measures(lambda e: LEAST + TAU * e, lambda e: LEAST + 0 * e, lambda e: -LEAST + 0 * e), HYPERPARAMETERS,
+             axis="train_size"),
+    Scenario("measures", "the best measure has the training loss's tau", "supported",
+             measures(lambda e: 0.3 + TAU * e, lambda e: 0.3 + 0 * e, lambda e: 0.3 + 0 * e), HYPERPARAMETERS,
+             axis="train_size"),
+    Scenario("measures", "the best measure has just the margin's tau, the others less", "refuted",
+             measures(lambda e: LEAST - TAU * e, lambda e: -0.6 + 0 * e, lambda e: 0 * e), HYPERPARAMETERS,
+             axis="train_size"),
+    Scenario("measures", "the best measure has the training loss's tau, the others less", "refuted",
+             measures(lambda e: 0.8 - TAU * e, lambda e: -0.3 + 0 * e, lambda e: 0.8 + 0 * e), HYPERPARAMETERS,
+             axis="train_size"),
 ]  # fmt: skip
