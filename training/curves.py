@@ -13,6 +13,7 @@ import tensorflow as tf
 from analysis.evaluation import dtype_of
 from analysis.parameters import split_like
 from analysis.paths import bezier_weights
+from training.regularizers import is_kernel, penalty
 
 
 class BezierCurve(keras.Model):
@@ -20,12 +21,16 @@ class BezierCurve(keras.Model):
 
     network: a functional model, of which only the graph and, for batch norm, the statistics at the start are used.
     a, b: parameters [p] of the ends.  The control point starts halfway between them.  seed: of the random t.
+    weight_decay: coefficient of the penalty coefficient / 2 ||theta||^2 of the network at t, as in Garipov et al.'s code,
+    which is in the loss that training reports; the optimizer's own would draw the control point to 0, which is on no
+    network's behalf.  kernels_only: leave biases, scales and shifts out of it.
     """
 
-    def __init__(self, network, a, b, *, seed):
+    def __init__(self, network, a, b, *, seed, weight_decay=0.0, kernels_only=False):
         dtype = dtype_of(network)
         super().__init__(dtype=dtype, name="bezier_curve")
         self.uniform = keras.random.SeedGenerator(seed)
+        self.weight_decay, self.kernels_only = weight_decay, kernels_only
         # Keras would count the network's own parameters among the curve's, and a function's it does not see.
         self.forward = lambda *arguments, **options: network.stateless_call(*arguments, **options)
         names = [variable.path.replace("/", "_") for variable in network.trainable_variables]
@@ -58,6 +63,9 @@ class BezierCurve(keras.Model):
             for points in zip(self.start, self.control, self.end, strict=True)
         ]
         outputs, states = self.forward(values, self.states, inputs, training=training)
+        if training and self.weight_decay:
+            penalized = [value for value in values if is_kernel(value) or not self.kernels_only]
+            self.add_loss(penalty(penalized, "weight_decay", self.weight_decay))
         if training:
             for variable, value in zip(self.states, states, strict=True):
                 variable.assign(value)

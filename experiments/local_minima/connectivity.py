@@ -144,8 +144,11 @@ def measure(config, data, run):
         result |= match(config, data, model, weights)
     if config.network.model == "mlp" and width_of(config.network) <= config.certified_width:
         result |= from_certified(config, data, run, starts["first"][1])
-    curve = BezierCurve(model, first, second, seed=config.seed)
-    training = dataclasses.replace(config.training, epochs=config.curve_epochs)
+    training, decay = config.training, config.training.coefficient
+    curve = BezierCurve(
+        model, first, second, seed=config.seed, weight_decay=decay, kernels_only=not training.regularize_all
+    )
+    training = dataclasses.replace(training, epochs=config.curve_epochs, regularizer="none", coefficient=0.0)
     history = fit(curve, data, training, seed=config.seed, run=run, stage="curve")
     if history.diverged_epoch:
         return {**result, "diverged_epoch": history.diverged_epoch}

@@ -43,15 +43,19 @@ def test_it_is_the_network_in_the_middle_and_trains_its_control_point_alone(conf
         np.testing.assert_array_equal(variable, value)
 
 
-def test_a_step_is_one_of_the_expected_loss_over_the_curve(data):
-    """One step on the whole training set: at the t that it drew, the chain rule gives 2 t (1 - t) of the gradient."""
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_is_one_of_the_expected_loss_over_the_curve(decay, data):
+    """One step on the whole training set: at the t that it drew, the chain rule gives 2 t (1 - t) of the gradient.
+
+    Weight decay is that of the network at t, not of the control point.
+    """
     import keras
     import tensorflow as tf
 
     from analysis.losses import LOSSES
 
     network, a, b = ends(NetworkConfig("mlp", width=8, depth=1, dtype="float64"), data)
-    curve = BezierCurve(network, a, b, seed=3)
+    curve = BezierCurve(network, a, b, seed=3, weight_decay=decay)
     one = dataclasses.replace(TRAINING, epochs=1, batch_size=100, momentum=0.0)
     fit(curve, data, one, seed=0)
     t = float(keras.random.uniform((), dtype="float64", seed=keras.random.SeedGenerator(3)))
@@ -59,7 +63,7 @@ def test_a_step_is_one_of_the_expected_loss_over_the_curve(data):
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(LOSSES["cross_entropy"](data.y_train, network(data.x_train)))
     gradient = tape.gradient(loss, [v.value for v in network.trainable_variables])
-    gradient = np.concatenate([np.asarray(g).ravel() for g in gradient])
+    gradient = np.concatenate([np.asarray(g).ravel() for g in gradient]) + decay * get_parameters(network)
     step = curve.control_point - (a + b) / 2
     np.testing.assert_allclose(step, -0.05 * 2 * t * (1 - t) * gradient, rtol=1e-5, atol=1e-9)
 
