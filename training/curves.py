@@ -21,9 +21,9 @@ class BezierCurve(keras.Model):
 
     network: a functional model, of which only the graph and, for batch norm, the statistics at the start are used.
     a, b: parameters [p] of the ends.  The control point starts halfway between them.  seed: of the random t.
-    weight_decay: coefficient of the penalty coefficient / 2 ||theta||^2 of the network at t, as in Garipov et al.'s code,
-    which is in the loss that training reports; the optimizer's own would draw the control point to 0, which is on no
-    network's behalf.  kernels_only: leave biases, scales and shifts out of it.
+    weight_decay: coefficient of a penalty coefficient / 2 ||theta||^2 of the network at t, as in Garipov et al.'s code,
+    which the loss that training reports contains; the optimizer's own would draw the control point to 0, which is no
+    network of the curve.  kernels_only: leave biases, scales and shifts out of it.
     """
 
     def __init__(self, network, a, b, *, seed, weight_decay=0.0, kernels_only=False):
