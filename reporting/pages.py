@@ -10,13 +10,16 @@ meant where none is named. With `ntk/drift/default` for the run:
     {{measured of mlp, depth 1}}                all of it;  without `of` it is the group that the verdict hangs on
     {{mean test/accuracy, width=32}}            mean over seeds, with its 95 % t-interval, of the rows where width is 32
     {{percent test/accuracy, width=32}}         the same in percent
+    {{average hessian/largest, width=32}}       mean without interval, over all rows where the conditions hold
     {{smallest hessian/largest}}                of all rows, or of those where conditions hold;  `largest` likewise
-    {{seeds}} {{configs}} {{duration}} {{date}} {{versions}}
+    {{count hessian/largest, width=32}}         how many rows have a number there
+    {{seeds}} {{configs}} {{seeds_needed}} {{duration}} {{date}} {{versions}}
     {{level}}                                   of the intervals in reason and measured: `95.5 %`
     {{table}}                                   the report's table of means
 
 Behind a column and its conditions `, decimals=2` and `, digits=2` set how many decimals or significant digits a number
-has; else a percentage has one decimal, and all others have three significant digits.
+has; else a percentage has one decimal, and all others have three significant digits. `, percent` makes a percentage of
+any of them.
 """
 import difflib
 import re
@@ -146,12 +149,14 @@ def value(run, what):
 
 
 STYLES = {"decimals": "f", "digits": "g"}
-OF_COLUMN = ("mean", "percent", "smallest", "largest")
+WITHOUT_INTERVAL = {"average": "mean", "smallest": "min", "largest": "max"}  # what pandas calls them
+OF_COLUMN = ("mean", "percent", *WITHOUT_INTERVAL, "count")
 SIMPLE = {
     "verdict": lambda run: run.verdict.outcome,
     "reason": lambda run: run.verdict.reason,
     "seeds": lambda run: str(run.results.table["seed"].nunique()),
     "configs": lambda run: str(len(run.results)),
+    "seeds_needed": lambda run: _seeds_needed(run),
     "level": lambda run: f"{100 * run.results.confidence:.4g} %",
     "duration": lambda run: format_seconds(run.entries["seconds"]),
     "date": lambda run: run.entries["date"][:10],
@@ -187,27 +192,42 @@ def _number(run, said, what):
     return numbers[int(index) - 1]
 
 
+def _seeds_needed(run):
+    if run.verdict.seeds_needed is None:
+        raise PageError(f"{run.name} names no number of seeds that would decide it")
+    return str(run.verdict.seeds_needed)
+
+
 def _of_column(run, kind, rest):
-    """`mean`, `percent`, `smallest` or `largest` of a column over the rows that the conditions leave."""
+    """`mean`, `count` or another of OF_COLUMN, of a column over the rows that the conditions leave."""
     column, *conditions = (part.strip() for part in rest.split(", "))
     rows = run.results.table
     if column not in rows:
         near = difflib.get_close_matches(column, rows, 1)
         raise PageError(f"{run.name} has no column {column}" + (f" (did you mean {near[0]}?)" if near else ""))
-    style = ".1f" if kind == "percent" else ".3g"
+    percent = kind == "percent" or "percent" in conditions
+    style = ".1f" if percent else ".3g"
     for condition in conditions:
         name, sign, wanted = condition.partition("=")
+        if condition == "percent":
+            continue
         if name in STYLES and wanted.isdigit():
             style = f".{wanted}{STYLES[name]}"
         elif not sign or name not in rows:
             raise PageError(f"{condition!r} is no condition on a column of {run.name}")
         else:
-            rows = rows[[field_text(cell) == wanted for cell in rows[name]]]
-    values = rows[column].dropna().astype(float) * (100 if kind == "percent" else 1)
+            held = run.results.table[name].map(field_text) == wanted
+            if kind == "count" and not held.any():  # a count of 0 must not come from a misspelt value
+                raise PageError(f"{run.name} has nowhere {condition}")
+            rows = rows[held[rows.index]]
+    values = rows[column].dropna()
+    if kind == "count":
+        return str(len(values))
+    values = values.astype(float) * (100 if percent else 1)
     if not len(values):
         raise PageError(f"{run.name} has no {column} where {', '.join(conditions) or 'nothing is asked'}")
-    if kind in ("smallest", "largest"):
-        return f"{values.min() if kind == 'smallest' else values.max():{style}}"
+    if kind in WITHOUT_INTERVAL:
+        return f"{values.agg(WITHOUT_INTERVAL[kind]):{style}}"
     if rows["seed"].duplicated().any():
         raise PageError(f"{run.name} has several configs of a seed where {', '.join(conditions) or 'nothing is asked'}")
     found = t_interval(values)

@@ -322,6 +322,7 @@ def test_config_ids_are_those_of_the_first_versions():
         "expressivity": (45, "mlp-1x1000-float64-digits-gaussian-seed=2-ec36a3c26e"),
         "minimum_norm": (144, "mlp-2x256-float64-digits-500-label_noise=1.0-ntk-seed=3-b3c4e2aff3"),
         "double_descent": (72, "mlp-1x3200-float64-digits-200-label_noise=0.2-seed=2-9338f84690"),
+        "measures": (192, "mlp-3x128-digits-200-seed=5-623330803d"),
     }
 
 

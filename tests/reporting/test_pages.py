@@ -1,4 +1,5 @@
 """reporting/pages.py: every placeholder by a number worked out by hand; what a run does not have is an error."""
+import dataclasses
 from types import SimpleNamespace
 
 import pandas as pd
@@ -21,7 +22,7 @@ def kept_run(outcome="refuted", **changes):
         outcome, f"In all 9 [8, 1e+02] times. a ({outcome}): x; b (undecided): y.", "A test.",
         groups=(("mlp, depth 1", outcome), ("resnet of width 4", "undecided")),
         measured=("falls like width^-1.5 [-2, -1], by +0.4 [0.1, 0.7] points over 2 seeds", "5e-09 [1e-10, 1e-08]"),
-        deciding=0,
+        deciding=0, seeds_needed=12,
     )  # fmt: skip
     run = {
         "name": NAME, "verdict": verdict, "experiment": SimpleNamespace(headings={"accuracy": "accuracy"}),
@@ -51,6 +52,13 @@ def kept_run(outcome="refuted", **changes):
     ("percent accuracy, edit=cut, widths=none", "75.0 [75.0, 75.0]"),
     ("mean accuracy, edit=cut, widths=8-4, rate=0.5", None),
     ("mean loss, edit=cut, seed=0, decimals=1", "3.0"),
+    ("average loss, edit=cut, decimals=1", "4.0"),
+    ("average accuracy, edit=none, percent", "56.2"),
+    ("largest accuracy, percent, decimals=0", "75"),
+    ("count loss, edit=cut", "3"),
+    ("count accuracy, edit=cut", "2"),
+    ("count accuracy, edit=cut, widths=8-4", "0"),
+    ("seeds_needed", "12"),
 ])  # fmt: skip
 def test_what_a_placeholder_stands_for(what, said):
     if said is None:
@@ -80,11 +88,20 @@ def test_means_are_t_intervals_over_seeds():
     ("mean accuracy, colour=red", "'colour=red' is no condition"),
     ("mean accuracy, red", "'red' is no condition"),
     ("mean loss", "several configs of a seed"),
+    ("count loss, edit=cat", "has nowhere edit=cat"),
+    ("average loss, edit=gone", "has no loss where edit=gone"),
 ])  # fmt: skip
 def test_what_a_run_does_not_have_is_an_error(what, said):
     with pytest.raises(pages.PageError) as error:
         pages.value(kept_run(), what)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_seeds_that_would_decide_are_an_error_where_the_verdict_names_none():
+    run = kept_run()
+    run.verdict = dataclasses.replace(run.verdict, seeds_needed=None)
+    with pytest.raises(pages.PageError, match="names no number of seeds"):
+        pages.value(run, "seeds_needed")
 
 
 def make(tmp_path, template):
