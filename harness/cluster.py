@@ -416,11 +416,14 @@ class Pool:
         self.say(f"Ray: {where}" + (f", dashboard http://{dashboard}" if dashboard else "") + ".")
 
     def _room(self):
-        """Tasks to hand to Ray at once: what can run, and as many waiting so that no worker does."""
+        """Tasks to hand to Ray at once: what can run, and none that waits.
+
+        A task that asks the desk gives its CPU free while it waits for the answer, and Ray would begin the next one
+        there: of two workers three were at work, each at two thirds of its speed.
+        """
         if self.workers.number:
-            return self.workers.number if self.workers.address else 2 * self.workers.number
-        slots = sum(int(node["Resources"].get("CPU", 0) // self.cpus) for node in self._nodes())
-        return 2 * max(1, slots)
+            return self.workers.number
+        return max(1, sum(int(node["Resources"].get("CPU", 0) // self.cpus) for node in self._nodes()))
 
     def _submit(self, config, identity, fields):
         model = config.network.model
