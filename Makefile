@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One test process a core, each with one TensorFlow thread: faster than one process with all of them.
 WORKERS ?= auto
 
-.PHONY: run test test-slow lint evidence pages clean
+.PHONY: run test test-slow test-long lint evidence pages clean
 
 run: .venv/installed
 	$(BIN)/python run_local_minima.py
@@ -13,7 +13,10 @@ test: .venv/developer
 	$(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: .venv/developer
-	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -m "slow and not long" -n $(WORKERS) --dist loadfile
+
+test-long: .venv/developer
+	$(BIN)/python -m pytest -q -m long -n $(WORKERS) --dist loadfile
 
 lint: .venv/developer
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ def test_every_experiment_with_a_statistical_rule_has_scenarios():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", FOUND, ids=NAMES)
 def test_what_is_not_so_is_seldom_said(key):
     """With skewed noise, which is the hardest; with normal noise it is looked at below."""
@@ -33,12 +34,14 @@ def test_what_is_not_so_is_seldom_said(key):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", FIRST, ids=[f"{name}-{i}" for name, i in FIRST])
 def test_more_groups_do_not_err_more_often(key):
     assert share(key, 6, "normal", 0.0, default_seeds(FOUND[key][0]), REPLICATIONS // 3) <= 0.07
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", FOUND, ids=NAMES)
 def test_what_is_evidently_so_is_said(key):
     seeds = max(6, default_seeds(FOUND[key][0]))
@@ -46,6 +49,7 @@ def test_what_is_evidently_so_is_said(key):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("key", FIRST, ids=[f"{name}-{i}" for name, i in FIRST])
 def test_looking_three_times_does_not_err_more_often(key):
     first = default_seeds(FOUND[key][0])

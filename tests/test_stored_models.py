@@ -108,9 +108,15 @@ def test_a_training_accuracy_at_chance_is_warned_of_in_the_verdict(tmp_path):
     assert "at chance" not in learned.verdict.reason
 
 
+INFERENCE = ("run_ntk lazy",)  # they train a network as it is in inference, and refuse batch norm, which functional has
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [sequential, functional])
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [(name, make) for name in EXPERIMENTS for make in (sequential, functional)
+     if not (name in INFERENCE and make is functional)],
+)  # fmt: skip
 def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path):
     script, title = name.split()
     experiment = importlib.import_module(script).EXPERIMENTS[title]
@@ -126,6 +132,15 @@ def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path)
     assert measured and table[measured].notna().any().any()
     page = (report.folder / "report.html").read_text()  # names it in its table, or short in verdict and figures
     assert f">{path}</th>" in page or short_name(path) in page
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_batch_norm_is_refused_where_networks_are_trained_as_in_inference(name, tmp_path):
+    script, title = name.split()
+    dtype = importlib.import_module(script).EXPERIMENTS[title].config().network.dtype
+    _, path = stored(tmp_path, functional, dtype)
+    with pytest.raises(runner.InvalidInput, match="as it is in inference, and this one has batch norm"):
+        importlib.import_module(script).run(title, out_dir=tmp_path, quiet=True, model=path, **EXPERIMENTS[name])
 
 
 @pytest.mark.slow

@@ -200,6 +200,7 @@ def test_columns_that_nobody_knows_change_nothing(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @every_experiment
 def test_a_small_real_run_with_a_second_setting(name, tmp_path):
     """Two seeds, two values of what is compared, and a second setting: measures, verdict, figures, and once more."""

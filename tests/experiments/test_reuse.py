@@ -9,6 +9,7 @@ from training import reuse
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @every_experiment
 def test_measures_are_those_of_fresh_models(name, tmp_path, monkeypatch):
     """The last config, the second of two seeds and of two learning rates, finds what the others have left."""

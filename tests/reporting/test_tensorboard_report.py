@@ -109,7 +109,7 @@ def hparams(address, table):
     """The columns are the fields, those that differ first, and the measures; the rows are the configs alone."""
     experiment = post(address, "experiment", experimentName="")
     columns = [info["name"] for info in experiment["hparamInfos"]]
-    given = {name for name, value in grid.flat(EXPERIMENT.config()).items() if value is not None} | {"width", "depth"}
+    given = {name for name in grid.flat(EXPERIMENT.config()) if table[name].notna().any()}
     assert columns[:2] == ["seed", "width"] and set(columns) == given
     boxes = {info["name"]: info.get("domainDiscrete") for info in experiment["hparamInfos"]}
     assert boxes["width"] == [4, 8] and boxes["model"] == ["mlp"] and boxes["normalize"] == [False]
