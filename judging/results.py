@@ -51,11 +51,15 @@ class Group:
         known = sorted(set(widths.dropna()))
         return {int(width): self.rows[widths == width].drop_duplicates(REPLICATE) for width in known}
 
+    def keys(self, *fields):
+        """[values of the fields] of every row, a tuple each; what is missing is None."""
+        rows = zip(*(self.rows[name] for name in fields))
+        return [tuple(None if is_missing(value) else value for value in values) for values in rows]
+
     def split(self, *fields):
         """{values of the fields: rows} in the table's order; one field's values are the keys themselves."""
         keys = {}
-        for position, values in enumerate(zip(*(self.rows[name] for name in fields))):
-            key = tuple(None if is_missing(value) else value for value in values)
+        for position, key in enumerate(self.keys(*fields)):
             keys.setdefault(key if len(fields) > 1 else key[0], []).append(position)
         return {key: self.rows.iloc[positions] for key, positions in keys.items()}
 

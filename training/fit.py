@@ -111,6 +111,15 @@ def build_network(config, data):
     return reuse.network((network, digest, tuple(data.input_shape), data.num_classes), build)
 
 
+def ask_network(what, config, data, run, question):
+    """question(network), for what rests on a network's layers and shapes and not on its weights.
+
+    Asked once of all configs whose networks differ by their seed alone; what: names the question.
+    """
+    key = (what, config.network, data.input_shape, data.num_classes)
+    return run.once(key, lambda: question(build_network(config, data)))
+
+
 @contextlib.contextmanager
 def precision(dtype):
     """Keras computes losses, metrics and learning rates in its global floatx, whatever the model's precision."""

@@ -31,7 +31,7 @@ from models.redraw import redraw
 from reporting import figures as plots
 from training.curves import BezierCurve
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, ask_network, build_network, fit
 
 CLAIM = Claim(
     "Minima found by SGD are connected by a trained curve of low loss, and after matching of hidden units by a line.",
@@ -115,9 +115,8 @@ class Config:
 def check(config, data, run):
     if not config.match:
         return
-    key = ("connectivity", config.network, data.input_shape, data.num_classes)
     try:
-        run.once(key, lambda: find_symmetries(build_network(config, data)).sizes)
+        ask_network("symmetries", config, data, run, lambda model: find_symmetries(model).sizes)
     except ValueError as error:
         raise ValueError(f"{error}; --match=false judges the curve alone") from error
 
@@ -141,7 +140,7 @@ def measure(config, data, run):
     first, second = vectors
     result |= {"line/distance": distance(first, second), **summarize("line", config, data, model, line(first, second))}
     if config.match:
-        result |= match(config, data, model, weights)
+        result |= match(config, data, model, weights, first)
     if config.network.model == "mlp" and width_of(config.network) <= config.certified_width:
         result |= from_certified(config, data, run, starts["first"][1])
     training, decay = config.training, config.training.coefficient
@@ -191,20 +190,23 @@ def summarize(name, config, data, model, path):
     }  # fmt: skip
 
 
-def match(config, data, model, weights):
-    """The second network, its hidden units in the order of the first one's, and the straight line to it."""
+def match(config, data, model, weights, first):
+    """The second network, its hidden units in the order of the first one's, and the straight line to it.
+
+    weights: of both networks, as get_weights has them.  first: parameters [p] of the first one.
+    """
     found = match_weights(*weights, find_symmetries(model), seed=config.seed)
-    vectors, logits = [], []
-    for values in (*weights, found.weights):
+    logits = []
+    for values in (weights[1], found.weights):
         model.set_weights(values)
-        vectors.append(get_parameters(model))
         logits.append(predict(model, data.x_test))
+    permuted = get_parameters(model)
     return {
-        "matched/distance": distance(vectors[0], vectors[2]),
+        "matched/distance": distance(first, permuted),
         "matched/moved": found.moved,
         "matched/sweeps": len(found.similarity) - 1,
-        "matched/function_error": float(np.abs(logits[2] - logits[1]).max() / np.abs(logits[1]).max()),
-        **summarize("matched", config, data, model, line(vectors[0], vectors[2])),
+        "matched/function_error": float(np.abs(logits[1] - logits[0]).max() / np.abs(logits[0]).max()),
+        **summarize("matched", config, data, model, line(first, permuted)),
     }
 
 

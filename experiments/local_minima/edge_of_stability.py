@@ -22,7 +22,7 @@ from judging.wording import field_text, format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import build_network
+from training.fit import ask_network, build_network
 from training.gradient_descent import beside_parameters, descend
 
 CLAIM = Claim(
@@ -91,9 +91,7 @@ class Config:
 
 
 def check(config, data, run):
-    key = ("edge_of_stability", config.network, data.input_shape, data.num_classes)
-    reason = run.once(key, lambda: beside_parameters(build_network(config, data)))
-    if reason:
+    if reason := ask_network("beside parameters", config, data, run, beside_parameters):
         raise ValueError(f"edge_of_stability needs a network without batch norm and dropout, and this one has {reason}")
 
 

@@ -30,7 +30,7 @@ from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit, loss_reached
+from training.fit import TrainingConfig, ask_network, build_network, fit, loss_reached
 
 CLAIM = Claim(
     "Large batches find sharp minima, which generalize worse.",
@@ -164,10 +164,7 @@ def check(config, data, run):
         )
     if config.rates and validation_size(data) < 1:
         raise ValueError(f"rates need a validation set, and {len(data.x_train)} training images are too few for one")
-    count = run.once(
-        ("number of parameters", config.network, data.input_shape, data.num_classes),
-        lambda: build_network(config, data).count_params(),
-    )
+    count = ask_network("parameters", config, data, run, lambda model: model.count_params())
     if config.subspace > count:
         raise ValueError(f"subspace must be at most the network's {count} parameters, got {config.subspace}")
 

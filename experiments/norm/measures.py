@@ -34,7 +34,7 @@ from judging.wording import field_text, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit, loss_reached
+from training.fit import TrainingConfig, ask_network, build_network, fit, loss_reached
 
 CLAIM = Claim(
     "Norms, margins, sharpness or ranks, measured on the training set, tell which networks generalize.",
@@ -98,8 +98,7 @@ class Config:
 
 
 def check(config, data, run):
-    key = ("measures", config.network, data.input_shape, data.num_classes)
-    run.once(key, lambda: check_chain(build_network(config, data)))
+    ask_network("chain", config, data, run, check_chain)
 
 
 def measure(config, data, run):

@@ -25,7 +25,7 @@ from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, Test, decide
 from judging.results import describe_network
 from judging.verdict import Claim, Verdict
-from judging.wording import field_label, field_text, format_correlation, is_missing
+from judging.wording import field_label, field_text, format_correlation
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import Data, DataConfig
@@ -248,8 +248,7 @@ def name_kernels(group) -> pd.Series:
     """The name of each row's kernel. Networks of one name are one network (width none, and the width that it means),
     and the rows of the first alone are named.
     """
-    fields = [group.rows[name] for name in KERNEL_FIELDS if name in group.rows]
-    keys = [tuple(None if is_missing(value) else value for value in values) for values in zip(*fields)]
+    keys = group.keys(*(name for name in KERNEL_FIELDS if name in group.rows))
     names, owners = {}, {}
     for position, key in enumerate(keys):
         if key not in names:

@@ -30,7 +30,7 @@ from judging.wording import field_text, format_interval, format_points
 from models import DTYPES, NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import build_network
+from training.fit import ask_network, build_network
 from training.gradient_descent import beside_parameters, descend
 
 CLAIM = Claim(
@@ -94,9 +94,7 @@ class Config:
 
 def check(config, data, run):
     check_kernel_size(data)
-    key = ("lazy", config.network, data.input_shape, data.num_classes)
-    reason = run.once(key, lambda: beside_parameters(build_network(config, data)))
-    if reason:
+    if reason := ask_network("beside parameters", config, data, run, beside_parameters):
         raise ValueError(f"lazy trains a network as it is in inference, and this one has {reason}")
 
 

@@ -21,7 +21,7 @@ from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, ask_network, build_network, fit
 
 CLAIM = Claim(
     "Past zero training error, last-layer features collapse to a simplex of class means, and the classifier to them.",
@@ -63,9 +63,7 @@ class Config:
 
 
 def check(config, data, run):
-    # Which layers there are depends on the network's shape alone, so one seed's network answers for all.
-    key = ("collapse", config.network, data.input_shape, data.num_classes)
-    run.once(key, lambda: last_layer(build_network(config, data)).name)
+    ask_network("last layer", config, data, run, lambda model: last_layer(model).name)
     thin_out(data, config.minority)  # refuses a class that would be empty
 
 

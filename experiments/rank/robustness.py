@@ -24,7 +24,7 @@ from models import NetworkConfig
 from reporting import figures as plots
 from training.attacks import check_attack, pgd, robust_accuracy, strong_attacks_installed, strong_robust_accuracy
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network
+from training.fit import TrainingConfig, ask_network
 
 CLAIM = Claim(
     "Low-rank weights generalize better, and low rank makes networks robust.",
@@ -115,9 +115,8 @@ class Config:
 
 
 def check(config, data, run):
-    # Which layers can be edited depends on the network's shape alone, so one seed's network answers for all.
-    key = ("editable layers", config.network, config.data, config.pad)
-    run.once(key, lambda: list(rank_edits.editable(build_network(config, data), config.pad)))
+    find = rank_edits.editable
+    ask_network((find.__name__, config.pad), config, data, run, lambda model: list(find(model, config.pad)))
     if config.robust_size > len(data.x_test):
         raise ValueError(f"robust_size {config.robust_size} was asked of {len(data.x_test)} test images")
 

@@ -23,7 +23,7 @@ from judging.wording import format_factor, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from training.data import DataConfig
-from training.fit import TrainingConfig, build_network
+from training.fit import TrainingConfig, ask_network, build_network
 
 CLAIM = Claim(
     "Training draws the weights to low rank.",
@@ -78,10 +78,8 @@ class Config:
 
 
 def check(config, data, run):
-    # Which layers there are depends on the network's shape alone, so one seed's network answers for all.
     find = model_operators if config.edit.edit == "none" else rank_edits.editable
-    key = ("layers", find.__name__, config.network, config.data, config.pad)
-    run.once(key, lambda: list(find(build_network(config, data), pad=config.pad)))
+    ask_network((find.__name__, config.pad), config, data, run, lambda model: list(find(model, pad=config.pad)))
 
 
 def measure(config, data, run):
