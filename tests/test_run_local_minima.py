@@ -177,6 +177,7 @@ def same_bits(first, second):
             np.testing.assert_array_equal(value, first.results.arrays[name][key])
 
 
+@pytest.mark.slow
 def test_a_config_gives_the_same_bits_whatever_ran_before_it(minimum, tmp_path):
     same_bits(minimum, run("affine_minimum", tmp_path, **TINY, seed=1))
 

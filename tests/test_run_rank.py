@@ -107,6 +107,7 @@ def after_robustness(tmp_path_factory):
     return first, run("spectra", folder, **options, edit=["none", "rank_max"])
 
 
+@pytest.mark.slow
 def test_spectra_after_robustness_in_one_process_have_the_trained_rank(after_robustness):
     """Networks that robustness trains, with no probe, must not stand for those whose ranks spectra follow."""
     _, spectra = after_robustness

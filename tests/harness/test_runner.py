@@ -489,6 +489,7 @@ def test_workers_are_asked_for_by_the_last_config_and_a_short_first_one_says_not
     assert asked == [None, None, 2]
 
 
+@pytest.mark.slow
 def test_no_graph_of_a_config_outlives_its_network(tmp_path):
     def graphs():
         for _ in range(2):  # what a weak dictionary holds goes after its key

@@ -107,7 +107,7 @@ class Interrupt(keras.callbacks.Callback):
     [
         SMALL,
         pytest.param(NetworkConfig("resnet", width=2, depth=1), marks=pytest.mark.slow),
-        NetworkConfig(width=8, dropout=0.3),
+        pytest.param(NetworkConfig(width=8, dropout=0.3), marks=pytest.mark.slow),
     ],
 )
 def test_resume_is_exact_from_any_epoch(data, tmp_path, config):

@@ -87,7 +87,8 @@ TRAININGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("network", [NETWORKS[0], pytest.param(NETWORKS[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS[:2])
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_ends_in_the_bits_of_a_fresh_model(name, network):
     given, change = TRAININGS[name]

@@ -107,6 +107,7 @@ def test_a_small_run(report):
             assert row[f"{path}/barrier"] == pytest.approx(max(0, excess[1:-1].max()) / np.log(10), rel=0.1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_it_repeats_to_the_bit_whatever_ran_before(report, tmp_path):
     again = run(tmp_path, **TINY, seed=1)
     (row,) = again.results.table.to_dict("records")
@@ -120,6 +121,7 @@ def test_pairs_of_different_seeds_share_no_network():
     assert len(set(seeds)) == 2000
 
 
+@pytest.mark.slow
 def test_a_resnet_with_batch_norm_ends_in_a_verdict(tmp_path):
     report = run(tmp_path, **{**TINY, "width": 2, "model": "resnet"}, seed=0)
     (row,) = report.results.table.to_dict("records")
@@ -128,6 +130,7 @@ def test_a_resnet_with_batch_norm_ends_in_a_verdict(tmp_path):
     assert "matched/barrier" not in only.results.table and np.isfinite(only.results.table["curve/barrier"][0])
 
 
+@pytest.mark.slow
 def test_a_stored_model_starts_a_second_time_from_weights_of_its_own(tmp_path):
     layers = keras.layers
     model = keras.Sequential(

@@ -28,6 +28,7 @@ def report(tmp_path_factory):
     return run(tmp_path_factory.mktemp("elimination"), **TINY, penalty=0.1, seed=0)
 
 
+@pytest.mark.slow
 def test_the_certified_minimum_is_left_by_the_neurons(report):
     table = report.results.table
     assert len(table) == 2 and (table["certificate/radius"] > 0).all()

@@ -102,6 +102,7 @@ def test_figures_and_table_are_written(report):
     assert "| test accuracy, small batch | large | training loss, small batch | large batch | sharpness (%)" in text
 
 
+@pytest.mark.slow
 def test_one_seed_decides_nothing_and_repeats_to_the_bit(report, tmp_path):
     again = run(tmp_path, **TINY, **{**ARMS, "equal": "loss"}, seed=1)
     assert again.verdict.outcome == "undecided" and "nan" not in again.verdict.reason

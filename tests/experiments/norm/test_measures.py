@@ -130,6 +130,7 @@ def test_a_network_that_misses_the_target_has_no_measures(tmp_path):
     assert not table["reached"].any() and "gap" not in table and table["train/loss"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_stored_chain_is_taken_and_any_other_model_refused(tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)

@@ -49,6 +49,7 @@ def test_a_large_scale_ends_in_kernel_regression_and_a_small_one_does_not(tmp_pa
     assert small["parameters/distance"] > 100 * large["parameters/distance"]
 
 
+@pytest.mark.slow
 def test_the_distance_from_kernel_regression_falls_like_one_over_alpha_to_the_accuracy_of_the_solver(tmp_path):
     """Chizat et al. 2019, theorem 2.3: the lazy limit is kernel regression, and a smooth network off by O(1 / alpha).
 
