@@ -6,6 +6,7 @@ means (NC3), and the network decides by the nearest class mean (NC4). Measured a
 first measured epoch without a training error to the last; with classes of equal or of unequal size.
 """
 import dataclasses
+import textwrap
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -195,8 +196,13 @@ def figures(results):
     for line, group in zip(axes, groups):
         for axis, (name, text) in zip(line, MEASURES.items()):
             draw(axis, results, group, name)
+            lowest, highest = axis.dataLim.intervaly
+            if name == "nc1" and highest > 10 * lowest:
+                axis.set_yscale("log")
+            else:
+                axis.set_ylim(bottom=0)  # complete collapse
             axis.set_title(text, loc="left")
-        line[0].set_ylabel(group.label)
+        line[0].set_ylabel(textwrap.fill(group.label, width=24))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return {"collapse_over_epochs": figure}
 
@@ -213,7 +219,6 @@ def draw(axis, results, group, name):
             axis.axvline(fitted, color="0.5", linewidth=0.8, linestyle=":",
                          label=None if position else "zero training error")  # fmt: skip
     axis.set(xlabel="epoch", xscale="log")
-    axis.set_ylim(bottom=0)  # complete collapse
 
 
 def fitted_epochs(rows):
