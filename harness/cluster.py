@@ -326,14 +326,14 @@ class Pool:
                    "reporting", "harness", "experiments")  # fmt: skip
             environment["py_modules"] = [path for path in modules if Path(path).name in own]
             try:
-                ray.init(address=workers.address, runtime_env=environment, **quiet)
+                context = ray.init(address=workers.address, runtime_env=environment, **quiet)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ValueError(f"ray_address {workers.address}: {' '.join(str(error).split())}") from error
         else:
             number = max(1, math.ceil(workers.number * self.cpus))
             # The dashboard would cost a process and its memory.
-            ray.init("local", num_cpus=number, include_dashboard=False, runtime_env=environment, **quiet)
-        self.ray = ray
+            context = ray.init("local", num_cpus=number, include_dashboard=False, runtime_env=environment, **quiet)
+        self.ray, self.dashboard = ray, context.dashboard_url
         try:
             self._check_resources()
             if workers.address:
@@ -411,9 +411,7 @@ class Pool:
             max_retries=0,  # counted here: Ray's own count has no end where memory was short
         )(measure)
         where = self.workers.address or f"{self.workers.number} on this machine"
-        board = ray.get_runtime_context().gcs_address if self.workers.address else ""
-        dashboard = ray._private.worker.get_dashboard_url() if board else ""
-        self.say(f"Ray: {where}" + (f", dashboard http://{dashboard}" if dashboard else "") + ".")
+        self.say(f"Ray: {where}" + (f", dashboard http://{self.dashboard}" if self.dashboard else "") + ".")
 
     def _room(self):
         """Tasks to hand to Ray at once: what can run, and none that waits.
