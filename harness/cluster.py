@@ -107,8 +107,18 @@ def set_threads(number):
     return True
 
 
+def share_gpus():
+    """Let TensorFlow take a GPU's memory as it needs it, and not all at once: other processes may have a part of it."""
+    import tensorflow as tf
+
+    for device in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # TensorFlow has begun
+            tf.config.experimental.set_memory_growth(device, True)
+
+
 def fix_threads(workers, configs):
     """Set this process' threads and return `workers` with their number."""
+    share_gpus()  # this process looks at networks before any worker does
     chosen = workers.threads == CHOOSE
     wanted = default_threads(configs) if chosen else workers.threads
     if wanted and not set_threads(wanted) and not chosen:
@@ -293,11 +303,10 @@ def begin_process(place):
     """A new worker: its threads and GPUs, before TensorFlow begins."""
     import tensorflow as tf
 
-    devices = tf.config.list_physical_devices("GPU")
-    if not place.gpus:
+    if place.gpus:
+        share_gpus()
+    else:
         tf.config.set_visible_devices([], "GPU")
-    for device in devices if place.gpus else ():
-        tf.config.experimental.set_memory_growth(device, True)  # a GPU may be shared
     if not set_threads(place.threads):
         raise RuntimeError(f"a worker has {threads_of_process()} threads instead of {place.threads}")
     gc.freeze()  # what the libraries brought stays: looking through it after every config took 0.2 s each

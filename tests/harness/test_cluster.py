@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from harness import cluster, runner
 from harness.cluster import CHOOSE, Desk, Workers
@@ -170,6 +171,21 @@ def test_small_mlps_get_one_thread_and_all_others_every_core(monkeypatch):
     assert cluster.default_threads([config(), config(width=513)]) == 6
     assert cluster.default_threads([config(widths=(8, 1024), width=None)]) == 6
     assert cluster.default_threads([config(), config(model="resnet")]) == 6
+
+
+def test_no_process_takes_all_memory_of_a_gpu(monkeypatch):
+    """The driver would have left nothing to its workers, as it looks at networks before they do."""
+    grown = []
+
+    def grow(device, on):
+        grown.append((device, on))
+        if device == "second":
+            raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"] * (kind == "GPU"))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    cluster.fix_threads(Workers(), [Config()])
+    assert grown == [("first", True), ("second", True)]
 
 
 def test_the_default_number_of_workers(monkeypatch):
