@@ -115,60 +115,65 @@ def hold_back(inputs, cotangents, steps):
 
 def check_inference(model, x):
     """Refuses, by the name of the layer at fault, a model whose inference is random, stateful, or mixes samples."""
-    leaves = [layer for layer in all_layers(model) if not has_sublayers(layer)] or [model]
     x = tf.nest.map_structure(lambda a: tf.concat([a[:1], a[-1:]], 0), x)
-    rng = np.random.default_rng(0)
-
-    def change(a):  # another second sample, far from the first
-        first = a[:1]
-        if a.dtype.is_floating:
-            second = first + (1 + tf.reduce_max(tf.abs(first))) * tf.constant(rng.standard_normal(first.shape), a.dtype)
-        else:
-            second = tf.reverse(first, [len(a.shape) - 1]) if len(a.shape) > 1 else a[-1:]
-        return tf.concat([first, second], 0)
-
-    def run(x):
-        seen = []
-
-        def spy(layer, original):
-            def call(*args, **kwargs):
-                output = original(*args, **kwargs)
-                seen.extend((layer, t) for t in tf.nest.flatten(output) if tf.is_tensor(t) and hasattr(t, "numpy"))
-                return output
-
-            return call
-
-        with patched_calls(leaves, spy):
-            output = model(x, training=False)
-        return output, [*seen, (model, output)]
-
     state = [(v, v.numpy()) for v in model.variables]
-    output, first = run(x)
+    output, first = layer_outputs(model, x)
     if not tf.is_tensor(output) or len(output.shape) < 2 or not output.dtype.is_floating:
         raise ValueError(
             f"model {model.name!r} must return one floating-point tensor [n, ...]; received {type(output).__name__} "
             f"{getattr(output, 'shape', '')}."
         )
     # Four repeats: a dropout mask over a handful of units is the same twice by chance often enough.
-    repeats = [run(x)[1] for _ in range(4)]
-    other = run(change(x) if tf.is_tensor(x) else tf.nest.map_structure(change, x))[1]
+    repeats = [layer_outputs(model, x)[1] for _ in range(4)]
+    rng = np.random.default_rng(0)
+    other = layer_outputs(model, tf.nest.map_structure(lambda a: with_another_second(a, rng), x))[1]
     changed = [v for v, value in state if not np.array_equal(v.numpy(), value, equal_nan=True)]
     for v, value in state:
         v.assign(value)
-    random, mixes = "is random in inference mode", "mixes the samples of a batch in inference mode"
-    for runs, rows, fault in (*((again, slice(None), random) for again in repeats), (other, slice(1), mixes)):
-        for (layer, a), (_, b) in zip(first, runs, strict=False):
-            if (
-                len(a.shape)
-                and a.shape[0] == 2
-                and not np.allclose(a[rows], b[rows], rtol=1e-5, atol=0, equal_nan=True)
-            ):
-                raise ValueError(
-                    f"layer {layer.name!r} ({type(layer).__name__}) {fault}, "
-                    "so that the outputs of one sample are no function of that sample alone."
-                )
+    for again in repeats:
+        refuse_differing(first, again, slice(None), "is random in inference mode")
+    refuse_differing(first, other, slice(1), "mixes the samples of a batch in inference mode")
     if changed:
         raise ValueError(
             f"the model changes its variable {changed[0].path!r} in inference mode; "
             "only stateless inference has an NTK."
         )
+
+
+def layer_outputs(model, x):
+    """(the model's output in inference, [(layer, tensor)] of what every layer without sublayers and the model return).
+    """
+    leaves, seen = [layer for layer in all_layers(model) if not has_sublayers(layer)] or [model], []
+
+    def spy(layer, original):
+        def call(*args, **kwargs):
+            output = original(*args, **kwargs)
+            seen.extend((layer, t) for t in tf.nest.flatten(output) if tf.is_tensor(t) and hasattr(t, "numpy"))
+            return output
+
+        return call
+
+    with patched_calls(leaves, spy):
+        output = model(x, training=False)
+    return output, [*seen, (model, output)]
+
+
+def with_another_second(a, rng):
+    """Two samples [2, ...] with another one in place of the second, far from the first."""
+    first = a[:1]
+    if a.dtype.is_floating:
+        second = first + (1 + tf.reduce_max(tf.abs(first))) * tf.constant(rng.standard_normal(first.shape), a.dtype)
+    else:
+        second = tf.reverse(first, [len(a.shape) - 1]) if len(a.shape) > 1 else a[-1:]
+    return tf.concat([first, second], 0)
+
+
+def refuse_differing(first, again, rows, fault):
+    """ValueError where the outputs [2, ...] of a layer differ between two passes in these rows; fault: what it does."""
+    for (layer, a), (_, b) in zip(first, again, strict=False):
+        batch = len(a.shape) and a.shape[0] == 2
+        if batch and not np.allclose(a[rows], b[rows], rtol=1e-5, atol=0, equal_nan=True):
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) {fault}, "
+                "so that the outputs of one sample are no function of that sample alone."
+            )

@@ -2,7 +2,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import grid as grids
 from harness.experiment import Experiment, seed_field
 from judging.verdict import Claim, Verdict
 from models import NetworkConfig
@@ -32,10 +31,10 @@ def draw(results):
     return {"nothing": figures.new()[0]}
 
 
-def instant(experiment, config, identity, place, desk, model):
+def instant(experiment, config, identity, fields, place, desk, model):
     """In place of cluster.measure: a worker that has the result already."""
     content = {
-        "config_id": identity, "config": grids.flat(config), "measures": measure(config, None, None), "files": {},
+        "config_id": identity, "config": fields, "measures": measure(config, None, None), "files": {},
         "seconds": 0.0, "versions": {},
     }  # fmt: skip
     files.write_json(Path(place.folder) / "runs" / identity / "result.json", content)

@@ -107,8 +107,18 @@ def set_threads(number):
     return True
 
 
+def share_gpus():
+    """Let TensorFlow take a GPU's memory as it needs it, and not all at once: other processes may have a part of it."""
+    import tensorflow as tf
+
+    for device in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # TensorFlow has begun
+            tf.config.experimental.set_memory_growth(device, True)
+
+
 def fix_threads(workers, configs):
     """Set this process' threads and return `workers` with their number."""
+    share_gpus()  # this process looks at networks before any worker does
     chosen = workers.threads == CHOOSE
     wanted = default_threads(configs) if chosen else workers.threads
     if wanted and not set_threads(wanted) and not chosen:
@@ -293,11 +303,10 @@ def begin_process(place):
     """A new worker: its threads and GPUs, before TensorFlow begins."""
     import tensorflow as tf
 
-    devices = tf.config.list_physical_devices("GPU")
-    if not place.gpus:
+    if place.gpus:
+        share_gpus()
+    else:
         tf.config.set_visible_devices([], "GPU")
-    for device in devices if place.gpus else ():
-        tf.config.experimental.set_memory_growth(device, True)  # a GPU may be shared
     if not set_threads(place.threads):
         raise RuntimeError(f"a worker has {threads_of_process()} threads instead of {place.threads}")
     gc.freeze()  # what the libraries brought stays: looking through it after every config took 0.2 s each
@@ -326,14 +335,14 @@ class Pool:
                    "reporting", "harness", "experiments")  # fmt: skip
             environment["py_modules"] = [path for path in modules if Path(path).name in own]
             try:
-                ray.init(address=workers.address, runtime_env=environment, **quiet)
+                context = ray.init(address=workers.address, runtime_env=environment, **quiet)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ValueError(f"ray_address {workers.address}: {' '.join(str(error).split())}") from error
         else:
             number = max(1, math.ceil(workers.number * self.cpus))
             # The dashboard would cost a process and its memory.
-            ray.init("local", num_cpus=number, include_dashboard=False, runtime_env=environment, **quiet)
-        self.ray = ray
+            context = ray.init("local", num_cpus=number, include_dashboard=False, runtime_env=environment, **quiet)
+        self.ray, self.dashboard = ray, context.dashboard_url
         try:
             self._check_resources()
             if workers.address:
@@ -411,9 +420,7 @@ class Pool:
             max_retries=0,  # counted here: Ray's own count has no end where memory was short
         )(measure)
         where = self.workers.address or f"{self.workers.number} on this machine"
-        board = ray.get_runtime_context().gcs_address if self.workers.address else ""
-        dashboard = ray._private.worker.get_dashboard_url() if board else ""
-        self.say(f"Ray: {where}" + (f", dashboard http://{dashboard}" if dashboard else "") + ".")
+        self.say(f"Ray: {where}" + (f", dashboard http://{self.dashboard}" if self.dashboard else "") + ".")
 
     def _room(self):
         """Tasks to hand to Ray at once: what can run, and none that waits.

@@ -83,59 +83,119 @@ def run(
     where a config finds the checkpoint of another one in its place; ReportError where judge or figures fail, after
     results.csv has been written.
     """
-    folder, options, memo = Path(out_dir) / script.removeprefix("run_") / name, options or {}, Memo()
-    say = (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
-    data_of = lru_cache(maxsize=2)(lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir))
+    sitting = Sitting(
+        script, experiment, options or {}, name=name, out_dir=out_dir, data_dir=data_dir, overwrite=overwrite,
+        quiet=quiet,
+    )  # fmt: skip
     workers = workers or Workers()
     with refusals():
         workers.validate()
-        grid = grids.axes(experiment, options)
-        limit = trial.parse_max_seeds(max_seeds, experiment, options)
-        plan = trial.plan_seeds(grid["seed"], limit)
-        margins = trial.check_margins(experiment, margins or {})
-    taken = stored.describe(experiment, grid["model"], options)
-    if taken:
-        say(taken)
-    started, results, looks, chances, failed = time.monotonic(), None, None, {}, {}
+        sitting.plan_looks(max_seeds, margins or {})
     with contextlib.ExitStack() as stack:
-        crew = stack.enter_context(Crew(workers, experiment, folder, data_dir, say))
-        for number, seeds in enumerate(plan):
+        crew = stack.enter_context(Crew(workers, experiment, sitting.folder, data_dir, sitting.say))
+        for number in range(len(sitting.plan)):
             with refusals():
-                configs, grid = grids.expand(experiment, {**options, "seed": seeds})
-                crew.fix_threads(configs)
-                check_writable(folder)
-                new = [config for config in configs if results is None or config.seed not in plan[number - 1]]
-                prepared = [prepare(experiment, config, data_of, folder, overwrite, memo) for config in new]
-                chances.update(prepared)
-                ids = [identity for identity, _ in prepared]
-                if looks is None:
-                    looks = trial.Looks(folder, grids.identifying_axes(experiment.config, grid), plan, margins)
-                    stack.enter_context(alone(folder))
-            found = measure_all(experiment, new, ids, data_of, folder, overwrite, memo, crew, failed, quiet)
-            results = found if results is None else join(results, found)
-            with refusals():
-                look = looks.take(number)
-            results = replace(results, look=look, margins=margins)
-            threads = crew.workers.threads if workers.threads else None
-            flags = flag_lines(experiment, name, out_dir, data_dir, {**grid, "seed": plan[0]}, limit, margins, threads)
-            rows = write_results(folder, results, flags, experiment.modernize)
-            verdict = conclude(experiment, results, folder, chances, failed, taken)
-            ids = list(results.table["config_id"])
-            verdict_file.write(
-                folder, claim=experiment.claim, verdict=verdict, script=script, experiment=name, seeds=seeds,
-                configs=len(ids), chances=[chances[identity] for identity in ids], failed=failed, taken=taken,
-                versions=versions_used(folder, ids), machine=machine(), seconds=results.table["seconds"].sum(),
-            )  # fmt: skip
-            if verdict.outcome != "undecided" or number + 1 == len(plan):
+                configs, ids = sitting.prepare(number, crew)
+            if not number:
+                stack.enter_context(alone(sitting.folder))
+            sitting.measure(configs, ids, crew)
+            sitting.judge(number, crew.workers.threads if workers.threads else None)
+            if sitting.verdict.outcome != "undecided":
                 break
-            say(f"Undecided with {len(seeds)} seeds, look {number + 1} of {len(plan)}: on to {len(plan[number + 1])}.")
+            sitting.say_what_follows(number)
         crew.close()
-        drawn = draw(experiment, results, verdict, folder)
-        write_report(
-            folder, experiment, results, verdict, drawn, rows, script=script, name=name, flags=flags,
-            seconds=time.monotonic() - started, quiet=quiet, failed=failed,
+        return sitting.report()
+
+
+class Sitting:
+    """One call of `run`: what was asked for, and what has come of it so far, look by look."""
+
+    def __init__(self, script, experiment, options, *, name, out_dir, data_dir, overwrite, quiet):
+        """Arguments: those of `run`."""
+        self.script, self.experiment, self.options, self.name = script, experiment, options, name
+        self.out_dir, self.data_dir, self.overwrite, self.quiet = out_dir, data_dir, overwrite, quiet
+        self.folder = Path(out_dir) / script.removeprefix("run_") / name
+        self.memo, self.started = Memo(), time.monotonic()
+        self.data_of = lru_cache(maxsize=2)(
+            lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir)
+        )
+        self.results, self.looks, self.verdict, self.chances, self.failed = None, None, None, {}, {}
+
+    def say(self, line):
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def plan_looks(self, max_seeds, margins):
+        """The seeds of each look, and the margins of the judge.  Raises ValueError for what cannot be."""
+        self.grid = grids.axes(self.experiment, self.options)
+        self.limit = trial.parse_max_seeds(max_seeds, self.experiment, self.options)
+        self.plan = trial.plan_seeds(self.grid["seed"], self.limit)
+        self.margins = trial.check_margins(self.experiment, margins)
+        self.taken = stored.describe(self.experiment, self.grid["model"], self.options)
+        if self.taken:
+            self.say(self.taken)
+
+    def prepare(self, number, crew):
+        """(configs that a look adds, their ids); ValueError for all that can be refused, with no folder made."""
+        known = self.plan[number - 1] if number else ()
+        configs, self.grid = grids.expand(self.experiment, {**self.options, "seed": self.plan[number]})
+        crew.fix_threads(configs)
+        check_writable(self.folder)
+        new = [config for config in configs if config.seed not in known]
+        prepared = [
+            prepare(self.experiment, config, self.data_of, self.folder, self.overwrite, self.memo) for config in new
+        ]
+        self.chances.update(prepared)
+        if self.looks is None:
+            axes = grids.identifying_axes(self.experiment.config, self.grid)
+            self.looks = trial.Looks(self.folder, axes, self.plan, self.margins)
+        return new, [identity for identity, _ in prepared]
+
+    def measure(self, configs, ids, crew):
+        """Measure the configs that are new, and join them to the results."""
+        found = measure_all(
+            self.experiment, configs, ids, self.data_of, self.folder, self.overwrite, self.memo, crew, self.failed,
+            self.quiet,
         )  # fmt: skip
-    return Report(verdict, results, folder, failed)
+        self.results = found if self.results is None else join(self.results, found)
+
+    def judge(self, number, threads):
+        """Take the look, keep results.csv and flags.cfg, judge, and keep the verdict beside them.
+
+        threads: of a config, where they were asked for or chosen: the bits depend on them, so flags.cfg has them.
+        """
+        with refusals():
+            look = self.looks.take(number)
+        self.results = replace(self.results, look=look, margins=self.margins)
+        self.flags = flag_lines(
+            self.experiment, self.name, self.out_dir, self.data_dir, {**self.grid, "seed": self.plan[0]}, self.limit,
+            self.margins, threads,
+        )  # fmt: skip
+        self.rows = write_results(self.folder, self.results, self.flags, self.experiment.modernize)
+        self.verdict = conclude(self.experiment, self.results, self.folder, self.chances, self.failed, self.taken)
+        ids = list(self.results.table["config_id"])
+        verdict_file.write(
+            self.folder, claim=self.experiment.claim, verdict=self.verdict, script=self.script, experiment=self.name,
+            seeds=self.plan[number], configs=len(ids), chances=[self.chances[identity] for identity in ids],
+            failed=self.failed, taken=self.taken, versions=versions_used(self.folder, ids), machine=machine(),
+            seconds=self.results.table["seconds"].sum(),
+        )  # fmt: skip
+
+    def say_what_follows(self, number):
+        """A line on the next look, where there is one."""
+        if number + 1 < len(self.plan):
+            seeds, more = len(self.plan[number]), len(self.plan[number + 1])
+            self.say(f"Undecided with {seeds} seeds, look {number + 1} of {len(self.plan)}: on to {more}.")
+
+    def report(self):
+        """Draw the figures and write the report; returns it."""
+        drawn = draw(self.experiment, self.results, self.verdict, self.folder)
+        write_report(
+            self.folder, self.experiment, self.results, self.verdict, drawn, self.rows, script=self.script,
+            name=self.name, flags=self.flags, seconds=time.monotonic() - self.started, quiet=self.quiet,
+            failed=self.failed,
+        )  # fmt: skip
+        return Report(self.verdict, self.results, self.folder, self.failed)
 
 
 class Crew:
@@ -275,7 +335,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
     found = {} if overwrite else {
         identity: result for identity, run in runs.items() if (result := finished(run, say)) is not None
     }  # fmt: skip
-    reused, renamed = len(found), 0
+    reused = len(found)
     todo = deque((config, identity) for config, identity in zip(configs, ids) if identity not in found)
 
     def next_job():
@@ -303,16 +363,19 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
             f"no verdict could be made, all {len(configs)} configs failed: {first}: {failed[first]}; what its code "
             f"raised is in {runs[first].folder / 'failed.txt'}"
         )
-    rows, arrays, histories = [], {}, {}
-    for identity in ids:
-        if identity in found:
-            measures, arrays[identity], seconds = found[identity]
-            known = experiment.modernize(measures)
-            renamed += known.keys() != measures.keys()
-            histories[identity] = runs[identity].read_history()
-            rows.append({"config_id": identity, **runs[identity].fields, **known, "seconds": seconds})
     if reused:
         say(f"{reused} of {len(configs)} configs were finished before and are not computed again (--overwrite does).")
+    return assemble(experiment, {identity: found[identity] for identity in ids if identity in found}, runs, say)
+
+
+def assemble(experiment, found, runs, say):
+    """Results of the configs that have one, under today's names.  found: {config id: (measures, arrays, seconds)}."""
+    rows, arrays, histories, renamed = [], {}, {}, 0
+    for identity, (measures, arrays[identity], seconds) in found.items():
+        known = experiment.modernize(measures)
+        renamed += known.keys() != measures.keys()
+        histories[identity] = runs[identity].read_history()
+        rows.append({"config_id": identity, **runs[identity].fields, **known, "seconds": seconds})
     if renamed:
         say(f"{renamed} of them were kept under names of columns that have changed since (as default/test_loss, now "
             "default/test/loss): they are read under the new ones.")  # fmt: skip

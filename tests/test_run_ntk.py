@@ -68,7 +68,7 @@ def test_the_last_measure_of_evolution_is_that_of_drift(evolved, tmp_path):
         tmp_path, "drift", width=4, depth=1, seed=0, learning_rate=0.1, epochs=4, ntk_sample=4, target_loss=None
     )
     wanted = evolved.results.over(learning_rate=0.1, seed=0)
-    for name in ("ntk/relative_change", "ntk/correlation", "train/loss", "test/accuracy"):
+    for name in ("ntk/relative_change", "ntk/correlation", "redraw/correlation", "train/loss", "test/accuracy"):
         assert report.results.table[name].item() == wanted[name].item()
 
 

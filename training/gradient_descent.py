@@ -48,6 +48,73 @@ class Descent:
     gradients: int = 0
 
 
+class Way:
+    """Where a descent is: velocity, step size, losses, the probe's rows, and what the probe keeps for its next call.
+
+    Begins at the checkpoint of its stage where there is one, the model's parameters included.
+    """
+
+    def __init__(self, surface, probe, learning_rate, steps, run, stage):
+        self.surface, self.probe, self.steps, self.run, self.stage = surface, probe, steps, run, stage
+        self.velocity, self.kept, self.losses, self.rows = np.zeros(surface.parameter_count), None, [], []
+        self.rate, self.gradients = learning_rate, 0
+        self.saved, self.cost = -math.inf, 0.0
+        if state := run.load_checkpoint(stage) if run else None:
+            arrays = state["arrays"]
+            self.velocity, self.kept = arrays["velocity"], arrays.get("kept")
+            self.losses, self.rows = list(arrays["losses"]), list(state["rows"])
+            self.rate, self.gradients = state.get("rate", learning_rate), state.get("gradients", 0)
+            set_parameters(surface.model, arrays["parameters"])
+
+    @property
+    def probed(self):
+        """The step at which the probe was called last; None before its first call."""
+        return self.rows[-1]["epoch"] if self.rows else None
+
+    def report(self, step, value):
+        """One call of the probe, and a checkpoint where saving takes at most a twentieth of the time.
+
+        So the loss of a checkpoint's step is known, and the step itself not yet taken.
+        """
+        numbers, self.kept = self.probe(step, self.kept)
+        self.rows.append({"stage": self.stage, "epoch": step, "train/loss": value, **numbers})
+        if not self.run:
+            return
+        self.run.epoch(self.stage, self.rows[-1], self.steps)
+        now = time.perf_counter()
+        if now - self.saved >= 20 * self.cost:
+            self.save()
+            self.saved = time.perf_counter()
+            self.cost = self.saved - now
+
+    def save(self):
+        """A checkpoint; the gradient at hand is not counted, as who goes on computes it again."""
+        arrays = {
+            "parameters": get_parameters(self.surface.model), "velocity": self.velocity,
+            "losses": np.array(self.losses), **({} if self.kept is None else {"kept": self.kept}),
+        }  # fmt: skip
+        state = {"arrays": arrays, "rows": self.rows, "rate": self.rate, "gradients": self.gradients - 1}
+        self.run.save_checkpoint(self.stage, state)
+
+    def value_and_gradient(self):
+        self.gradients += 1
+        return self.surface.value_and_gradient()
+
+    def move(self, gradient, momentum):
+        """One step with momentum; (value, gradient) after it."""
+        self.velocity = momentum * self.velocity - self.rate * gradient
+        with np.errstate(over="ignore"):  # a diverging run gets to infinity in float32, and is then found out
+            moved = get_parameters(self.surface.model) + self.velocity
+            set_parameters(self.surface.model, moved.astype(np.float32))
+        return self.value_and_gradient()
+
+    def search(self, gradient):
+        """One step of a searched size; (value, gradient) after it, None where no step lowers the loss."""
+        found, self.rate, tried = search_step(self.surface, max(self.losses[-MEMORY:]), gradient, self.rate)
+        self.gradients += tried
+        return found
+
+
 def descend(
     surface, *, learning_rate, momentum=0.0, steps, every, probe, run=None, stage="descent", until=None, search=False
 ):
@@ -68,65 +135,25 @@ def descend(
         )
     if run:
         run.begin(stage)
-    state = run.load_checkpoint(stage) if run else None
-    if state:
-        velocity, kept = state["arrays"]["velocity"], state["arrays"].get("kept")
-        rate, gradients = state.get("rate", learning_rate), state.get("gradients", 0)
-        set_parameters(surface.model, state["arrays"]["parameters"])
-        losses, rows = list(state["arrays"]["losses"]), list(state["rows"])
-    else:
-        velocity, kept, losses, rows = np.zeros(surface.parameter_count), None, [], []
-        rate, gradients = learning_rate, 0
-    diverged, saved, cost = None, -math.inf, 0.0
-
-    def report(step, value):
-        """One call of the probe, and a checkpoint where saving takes at most a twentieth of the time."""
-        nonlocal kept, saved, cost
-        numbers, kept = probe(step, kept)
-        rows.append({"stage": stage, "epoch": step, "train/loss": value, **numbers})
-        if not run:
-            return
-        run.epoch(stage, rows[-1], steps)
-        now = time.perf_counter()
-        if now - saved >= 20 * cost:
-            arrays = {"parameters": get_parameters(surface.model), "velocity": velocity, "losses": np.array(losses)}
-            arrays.update({} if kept is None else {"kept": kept})
-            run.save_checkpoint(stage, {"arrays": arrays, "rows": rows, "rate": rate, "gradients": gradients - 1})
-            saved = time.perf_counter()
-            cost = saved - now
-
-    # A checkpoint is written behind a probe: the loss of its step is known, and the step itself not yet taken.
-    step = rows[-1]["epoch"] if rows else 0
-    resumed = bool(rows)
-    value, gradient = surface.value_and_gradient()
-    gradients += 1
-    while True:
-        if not math.isfinite(value):
-            diverged = step
-            break
+    way = Way(surface, probe, learning_rate, steps, run, stage)
+    step, resumed = way.probed or 0, way.probed is not None
+    value, gradient = way.value_and_gradient()
+    while math.isfinite(value):
         if not resumed:
-            losses.append(value)
+            way.losses.append(value)
             if step % every == 0 or step == steps:
-                report(step, value)
+                way.report(step, value)
         resumed = False
-        if step == steps or (rows and rows[-1]["epoch"] == step and until and until(rows)):
+        if step == steps or (way.probed == step and until and until(way.rows)):
             break
-        if search:
-            found, rate, tried = search_step(surface, max(losses[-MEMORY:]), gradient, rate)
-            gradients += tried
-            if found is None:
-                if rows[-1]["epoch"] != step:
-                    report(step, value)
-                break
-            value, gradient = found
-        else:
-            velocity = momentum * velocity - rate * gradient
-            with np.errstate(over="ignore"):  # a diverging run gets to infinity in float32, and is then found out
-                set_parameters(surface.model, (get_parameters(surface.model) + velocity).astype(np.float32))
-            value, gradient = surface.value_and_gradient()
-            gradients += 1
+        found = way.search(gradient) if search else way.move(gradient, momentum)
+        if found is None:
+            if way.probed != step:
+                way.report(step, value)
+            break
+        value, gradient = found
         step += 1
-    return Descent(np.array(losses), rows, diverged, gradients)
+    return Descent(np.array(way.losses), way.rows, None if math.isfinite(value) else step, way.gradients)
 
 
 def search_step(surface, value, gradient, rate):

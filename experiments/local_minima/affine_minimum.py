@@ -92,7 +92,7 @@ COLUMNS = {
         for name, text in WALKS.items()
         for column, meaning in (
             ("unit", "2 / largest eigenvalue, the unit of rates"),
-            ("stays", "rate below which SGD stays in the certified ball, in that unit"),
+            ("stays", "largest rate tried, below all at which it leaves the certified ball, in that unit"),
             ("leaves", "least rate tried at which it leaves, in that unit"),
             ("loss", "training loss after its steps at that rate"),
         )

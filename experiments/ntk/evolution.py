@@ -1,6 +1,7 @@
 """When does the NTK move?  Goldblum et al. 2020 (evolution over geometric epochs); Fort et al. 2020.
 
-The exact kernel at geometrically spaced epochs, against the one at initialization and against the previous one.
+The exact kernel at geometrically spaced epochs, against the one at initialization and against the previous one; and
+that of another initialization, as kernels of wide networks are alike without any training.
 """
 import itertools
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from analysis.features import pearson
 from analysis.kernels import kernel_drift, trace_kernel
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
-from experiments.ntk.constancy import label_measures
-from experiments.ntk.limit_conditions import check_conditions, rate_scaling_field, stored_defaults, train
+from experiments.ntk.constancy import REDRAW_COLUMNS, label_measures, redraw_measures
+from experiments.ntk.limit_conditions import check_conditions, rate_scaling_field, redraw, stored_defaults, train
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.verdict import Claim, Verdict
@@ -38,12 +39,14 @@ COLUMNS = {
     "ntk/cka": "centred alignment of the trace kernel, first to last",
     "ntk/label_alignment_before": "alignment with labels before",
     "ntk/label_alignment_after": "alignment with labels after",
+    **REDRAW_COLUMNS,
     **evaluation_columns(),
     "train/epochs": "epochs trained",
 }
 TABLE = (
     "evolution/early_change", "evolution/late_change", "evolution/speed_ratio", "ntk/relative_change",
-    "ntk/correlation", "ntk/label_alignment_before", "ntk/label_alignment_after", "train/accuracy", "test/accuracy",
+    "ntk/correlation", "redraw/correlation", "ntk/label_alignment_before", "ntk/label_alignment_after",
+    "train/accuracy", "test/accuracy",
 )  # fmt: skip
 
 
@@ -83,7 +86,8 @@ def measure(config, data, run):
     """The kernel's drift from initialization, and from one checkpoint to the next, early and late in training."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
-    initial = empirical_ntk(model, x)  # [n, k, n, k]
+    initial, other = empirical_ntk(model, x), redraw(config, data)  # kernels are [n, k, n, k]
+    redrawn = None if other is None else empirical_ntk(other, x)
 
     def probe(model, epoch):
         return {"ntk": empirical_ntk(model, x)} if epoch in config.epochs else None
@@ -108,6 +112,7 @@ def measure(config, data, run):
         "evolution/speed_ratio": float(np.mean(speeds[-half:])) / early_speed if early_speed else np.nan,
         "ntk/trace_correlation": pearson(*(trace.ravel() for trace in traces)),
         **{f"ntk/{name}": value for name, value in label_measures(*traces, labels).items()},
+        **({} if redrawn is None else redraw_measures(initial, redrawn, traces[0], trace_kernel(redrawn))),
         **evaluate_splits(model, data, config.training.loss),
         "train/epochs": len(history.rows),
         "evolution/epochs": np.array(config.epochs),

@@ -16,9 +16,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from harness import cluster, runner
 from harness.cluster import CHOOSE, Desk, Workers
@@ -75,6 +77,87 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         cluster._reach(f"127.0.0.1:{port}")
 
 
+# -- what a cluster lacks: with a stand-in for Ray, whose tasks run here
+
+
+class Answer:
+    """A task of the stand-in: what its function gives, or what became of it."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def options(self, **_):
+        return self
+
+    def remote(self):
+        return self.function()
+
+
+def pool_of(monkeypatch, *nodes, lost=None, **workers):
+    """(Pool on nodes with the given resources, lines that it says); lost: what a task on them ends with."""
+
+    class RayError(Exception):
+        pass
+
+    def get(reference, **_):
+        if lost:
+            raise RayError(lost)
+        return reference
+
+    alive = [
+        {"Alive": True, "NodeID": str(i), "NodeManagerAddress": f"10.0.0.{i}", "Resources": resources}
+        for i, resources in enumerate(nodes)
+    ]
+    gone = {**alive[0], "Alive": False, "Resources": {"CPU": 99.0, "GPU": 99.0}}
+    errors = SimpleNamespace(RayError=RayError)
+    pool, said = object.__new__(cluster.Pool), []
+    pool.ray = SimpleNamespace(nodes=lambda: [*alive, gone], remote=Answer, exceptions=errors)
+    pool.workers, pool.cpus, pool.say = Workers(**workers), workers.get("cpus", 1), said.append
+    pool._strategy = lambda node: node
+    monkeypatch.setattr(cluster, "_get", get)
+    return pool, said
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"gpus": 4}, "gpus_per_config 4 is more than any node has: the most is 2 GPUs"),
+        ({"cpus": 16.0}, "cpus_per_config 16 is more than any node has: the most is 8 CPUs"),
+        ({"cpus": 8.0, "gpus": 1}, "no node has 8 CPUs and 1 GPUs for one config"),
+    ],
+)
+def test_more_than_any_node_has_is_one_line_and_no_wait(monkeypatch, asked, message):
+    pool, _ = pool_of(monkeypatch, {"CPU": 8.0}, {"CPU": 2.0, "GPU": 2.0}, **asked)
+    with pytest.raises(ValueError) as error:
+        pool._check_resources()
+    assert str(error.value) == message
+    pool_of(monkeypatch, {"CPU": 2.0, "GPU": 2.0}, gpus=0.25)[0]._check_resources()
+
+
+def test_a_node_that_lacks_a_package_is_named_with_it(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text("# what is needed\nnumpy>=1\nno-such-package[extra]>=2  # never\n")
+    monkeypatch.setattr(cluster, "ROOT", tmp_path)
+    pool, _ = pool_of(monkeypatch, {"CPU": 1.0})
+    with pytest.raises(ValueError) as error:
+        pool._check_packages()
+    assert str(error.value) == (
+        "node 10.0.0.0 lacks the package no-such-package: install requirements-cluster.txt there"
+    )
+    pool, _ = pool_of(monkeypatch, {"CPU": 1.0}, lost="it has no\nPython")
+    with pytest.raises(ValueError, match="cannot run a task: it has no Python"):
+        pool._check_packages()
+
+
+def test_other_versions_on_a_node_are_said(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text("numpy>=1\nscipy>=1\n")
+    monkeypatch.setattr(cluster, "ROOT", tmp_path)
+    numpy = iter(("2.0", "1.26"))  # here, and on the node
+    monkeypatch.setattr(cluster.importlib.metadata, "version", lambda name: next(numpy) if name == "numpy" else "1.15")
+    pool, said = pool_of(monkeypatch, {"CPU": 1.0})
+    pool._check_packages()
+    assert said == ["Node 10.0.0.0 has other versions, so bits may differ: numpy 1.26, here 2.0."]
+
+
 # -- the defaults
 
 
@@ -88,6 +171,21 @@ def test_small_mlps_get_one_thread_and_all_others_every_core(monkeypatch):
     assert cluster.default_threads([config(), config(width=513)]) == 6
     assert cluster.default_threads([config(widths=(8, 1024), width=None)]) == 6
     assert cluster.default_threads([config(), config(model="resnet")]) == 6
+
+
+def test_no_process_takes_all_memory_of_a_gpu(monkeypatch):
+    """The driver would have left nothing to its workers, as it looks at networks before they do."""
+    grown = []
+
+    def grow(device, on):
+        grown.append((device, on))
+        if device == "second":
+            raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"] * (kind == "GPU"))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    cluster.fix_threads(Workers(), [Config()])
+    assert grown == [("first", True), ("second", True)]
 
 
 def test_the_default_number_of_workers(monkeypatch):

@@ -6,8 +6,6 @@ import pytest
 import run_local_minima
 from experiments.local_minima.connectivity import EXPERIMENT, Config
 from harness.runner import InvalidInput
-from models import NetworkConfig, build
-from models.redraw import redraw
 from tests.experiments.local_minima.made_by_hand import NETWORK, judged
 
 TINY = {"train_size": 40, "test_size": 20, "width": 12, "depth": 1, "epochs": 2, "curve_epochs": 2, "points": 5}
@@ -137,25 +135,10 @@ def test_a_stored_model_starts_a_second_time_from_weights_of_its_own(tmp_path):
         [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6, activation="relu"), layers.BatchNormalization(),
          layers.Dense(10)]
     )  # fmt: skip
-    model.layers[2].moving_mean.assign(np.ones(6))
-    first, again, other = (redraw(model, seed) for seed in (0, 0, 1))
-    for a, b, c, kept, variable in zip(first, again, other, model.get_weights(), model.weights, strict=True):
-        np.testing.assert_array_equal(a, b)
-        if "kernel" in variable.path:
-            assert not np.array_equal(a, c) and not np.array_equal(a, kept)
-            assert a.std() == pytest.approx(kept.std(), rel=0.3)
-        else:  # biases, scales and shifts have one initial value, and statistics are not trained
-            np.testing.assert_array_equal(a, kept)
     model.save(tmp_path / "mine.keras")
     options = {key: value for key, value in TINY.items() if key not in ("width", "depth")}
     report = run(tmp_path, **options, model=str(tmp_path / "mine.keras"), seed=[0, 1])
     assert (report.results.table["line/distance"] > 0.5).all() and report.verdict.outcome == "undecided"
-
-
-def test_a_redrawn_network_has_no_two_layers_alike():
-    weights = redraw(build(NetworkConfig(width=8, depth=3), (8,), 8, seed=0), 5)
-    kernels = [value for value in weights if value.ndim == 2]
-    assert len({float(kernel[0, 0]) for kernel in kernels}) == 4
 
 
 @pytest.mark.parametrize(

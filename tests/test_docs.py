@@ -1,0 +1,80 @@
+"""The pages of this project: every experiment is where it belongs, links lead somewhere, lines can be read."""
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import evidence
+from reporting import pages
+
+ROOT = Path(evidence.__file__).parents[1]
+SUBJECTS = ("local_minima", "norm", "ntk", "rank")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [page for page in PAGES if ROOT / pages.TEMPLATES not in page.parents]
+WIDTH = 120
+
+
+def experiments(subject):
+    return list(importlib.import_module(f"run_{subject}").EXPERIMENTS)
+
+
+def section(text, heading):
+    """The text between a heading and the next one of its level or above."""
+    level = heading.split()[0]
+    found = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, heading
+    return found[1]
+
+
+def rows(text):
+    """{first cell: row} of the tables in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| ").split(" (")[0]: line for line in lines}
+
+
+def anchors(page):
+    """What links may point at within a page: its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_experiment_has_its_rule_its_history_its_results_and_its_cost(subject):
+    names = experiments(subject)
+    verdicts = (ROOT / "docs" / "verdicts.md").read_text()
+    rule = rows(section(section(verdicts, "## The rules"), f"### run_{subject}.py"))
+    dates = rows(section(verdicts, "## Rules and defaults, with their last change"))
+    cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
+    results = (ROOT / "docs" / "results" / f"{subject}.md").read_text()
+    for name in names:
+        assert name in rule and name in cost, name
+        assert re.search(r"\d{4}-\d\d-\d\d.*\|.*\d{4}-\d\d-\d\d", dates[name]), name  # of the rule, and of the default
+        text = " ".join(section(results, f"## {name}").lower().split())
+        assert "what would change our mind" in text and "rule" in text, name
+
+
+def test_every_link_leads_to_a_file_and_a_heading():
+    lost = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            other = (page.parent / path).resolve() if path else page
+            if not other.exists() or (anchor and anchor not in anchors(other)):
+                lost.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not lost
+
+
+def test_lines_of_typed_pages_are_not_too_long():
+    """A table's row is one line, however long; pages made from templates have the lengths that their numbers have."""
+    made = set(pages.templates(ROOT))
+    typed = [page for page in PAGES if page not in made]
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in typed
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if len(line) > WIDTH and not line.startswith(("| ", "!["))
+    ]
+    assert not long
