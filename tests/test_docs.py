@@ -47,8 +47,11 @@ def test_every_experiment_has_its_rule_its_history_its_results_and_its_cost(subj
     dates = rows(section(verdicts, "## Rules and defaults, with their last change"))
     cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
     results = (ROOT / "docs" / "results" / f"{subject}.md").read_text()
+    findings = (ROOT / "docs" / "findings.md").read_text()
+    stored = rows((ROOT / "docs" / "stored_models.md").read_text())[f"`run_{subject}.py`"]
     for name in names:
-        assert name in rule and name in cost, name
+        assert name in rule and name in cost and name in stored, name
+        assert f"(results/{subject}.md#{name})" in findings, name
         assert re.search(r"\d{4}-\d\d-\d\d.*\|.*\d{4}-\d\d-\d\d", dates[name]), name  # of the rule, and of the default
         text = " ".join(section(results, f"## {name}").lower().split())
         assert "what would change our mind" in text and "rule" in text, name
