@@ -1,11 +1,13 @@
 """The pages of this project: every experiment is where it belongs, links lead somewhere, lines can be read."""
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
 
-from harness import evidence
+from harness import command_line, evidence, grid
 from reporting import pages
 
 ROOT = Path(evidence.__file__).parents[1]
@@ -81,3 +83,35 @@ def test_lines_of_typed_pages_are_not_too_long():
         if len(line) > WIDTH and not line.startswith(("| ", "!["))
     ]
     assert not long
+
+
+def commands(subject):
+    """[command line] of a script in the pages' blocks of code and in the notes of the presets, without their comments.
+
+    Left out are those that name what a person has: a file of theirs, a folder of results, or a cluster.
+    """
+    sources = [*PAGES, *sorted(ROOT.glob("presets/*/*.cfg"))]
+    lines = [line.removeprefix("#") for page in sources
+             for line in page.read_text().replace("\\\n", " ").splitlines()]  # fmt: skip
+    found = {line.split("#")[0].strip() for line in lines if re.match(rf" *python run_{subject}\.py", line)}
+    personal = (".keras", "<name>", "--flagfile=results/", "--ray_address", "--help")
+    return sorted(line for line in found if not any(word in line for word in personal))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_command_spans_a_grid_under_todays_flags(subject, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # flag files are named from there
+    script = importlib.import_module(f"run_{subject}")
+    former = getattr(script, "FORMER", ())
+    found = commands(subject)
+    assert len(found) > 3
+    for line in found:
+        values = flags.FlagValues()
+        command_line.define(script.EXPERIMENTS, values, former)
+        command_line.parse(shlex.split(line)[1:], values)
+        experiment = script.EXPERIMENTS[values.experiment]
+        foreign = {name for other in script.EXPERIMENTS.values() for name in other.fields} - {*experiment.fields}
+        assert not [name for name in foreign if values[name].value is not None], line
+        given = {name: values[name].value for name in experiment.fields if values[name].value is not None}
+        assert grid.expand(experiment, given)[0], line
+    assert capsys.readouterr().err == ""  # no flag has another name by now
