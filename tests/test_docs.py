@@ -1,5 +1,6 @@
 """The pages of this project: every experiment is where it belongs, links lead somewhere, lines can be read."""
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_every_experiment_has_its_rule_its_history_its_results_and_its_cost(subj
         assert re.search(r"\d{4}-\d\d-\d\d.*\|.*\d{4}-\d\d-\d\d", dates[name]), name  # of the rule, and of the default
         text = " ".join(section(results, f"## {name}").lower().split())
         assert "what would change our mind" in text and "rule" in text, name
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_seeds_and_looks_of_default_runs_are_those_of_the_kept_ones(subject):
+    numbers = ("", "one", "two", "three")
+    cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
+    for name in experiments(subject):
+        kept = ROOT / "evidence" / subject / name / "default" / "looks.json"
+        (trial,) = json.loads(kept.read_text())["trials"].values()
+        judged = [len(json.loads(text)["seeds"]) for text, look in trial["looks"].items() if look["judged"] is not None]
+        planned, taken = len(trial["looks"]), len(judged)
+        looks = numbers[taken]
+        if taken < planned:
+            looks = f"{'first' if taken == 1 else looks} of {numbers[planned]}"
+        assert cost[name].endswith(f"| {max(judged)}, {looks} |"), cost[name]
 
 
 def test_every_link_leads_to_a_file_and_a_heading():
