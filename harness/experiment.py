@@ -78,7 +78,14 @@ class Experiment:
             raise ProtocolError(f"experiment in {getattr(self.measure, '__module__', '?')}: {problem}")
 
     def _problems(self):
-        """Everything that contradicts the protocol, worst first."""
+        """Everything that contradicts the protocol, worst first: a later check may rest on earlier ones."""
+        yield from self._problems_of_config()
+        yield from self._problems_of_names()
+        yield from self._problems_of_functions()
+        yield from self._problems_of_numbers()
+
+    def _problems_of_config(self):
+        """The claim, and a config whose every part can be checked and whose every field has its help."""
         if not isinstance(self.claim, Claim):
             yield f"claim must be a Claim, got {self.claim!r}"
         if not (dataclasses.is_dataclass(self.config) and self.config.__dataclass_params__.frozen):
@@ -97,6 +104,10 @@ class Experiment:
         for name, (_, leaf, _) in fields.items():
             if not leaf.metadata.get("help"):
                 yield f"field {name} has no metadata with its help"
+
+    def _problems_of_names(self):
+        """Names of fields, columns and stages that are unknown, twice there, or another's."""
+        fields = grids.leaves(self.config)
         for part, names in (("grid", self.grid), ("apart", self.apart)):
             for name in names:
                 if name not in fields:
@@ -112,6 +123,12 @@ class Experiment:
         for part, names in (("table", self.table), ("stages", self.stages), ("apart", self.apart)):
             if isinstance(names, str) or len(set(names)) < len(names):
                 yield f"{part} must be names, none of them twice, got {names!r}"
+        for former, name in self.former_columns.items():
+            if name not in self.columns or former in self.columns:
+                yield f"former_columns has {former!r}: {name!r}, but {name!r} must be a column and {former!r} must not"
+
+    def _problems_of_functions(self):
+        """Functions that cannot be called as they are."""
         for part, arguments in (
             ("measure", 3), ("judge", 1), ("figures", 1), ("check", 3), ("applies", 1), ("label", 1),
             ("stored_defaults", 2),
@@ -119,6 +136,11 @@ class Experiment:
             function = getattr(self, part)
             if function is not None and not _takes(function, arguments):
                 yield f"{part} must be a function of {arguments} arguments, got {function!r}"
+        if bool(self.applies) != bool(self.needs):
+            yield "applies and needs belong together: a condition, and the line that says what it asks for"
+
+    def _problems_of_numbers(self):
+        """Margins and a number of seeds that cannot be."""
         for name, margin in self.margins.items():
             if name not in MARGINS or len(margin) != 2 or not margin[0] > (1 if name == "margin_factor" else 0):
                 yield (
@@ -127,11 +149,6 @@ class Experiment:
                 )
         if self.max_seeds is not None and self.max_seeds < len(self.grid.get("seed", [0])):
             yield f"max_seeds {self.max_seeds} is below the number of seeds of the grid"
-        if bool(self.applies) != bool(self.needs):
-            yield "applies and needs belong together: a condition, and the line that says what it asks for"
-        for former, name in self.former_columns.items():
-            if name not in self.columns or former in self.columns:
-                yield f"former_columns has {former!r}: {name!r}, but {name!r} must be a column and {former!r} must not"
 
     @property
     def fields(self):

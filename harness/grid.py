@@ -10,6 +10,7 @@ import typing
 import models
 from harness import stored
 
+SEEDS = 2**32  # NumPy's and Keras' global generators take no larger ones
 
 @functools.cache  # it is asked for with every config of a grid
 def leaves(config_class):
@@ -175,8 +176,8 @@ def expand(experiment, options):
         config = replace(config, {name: getattr(models.NetworkConfig, name) for name in unused})
         for part in parts(config):
             part.validate()
-        if config.seed < 0:
-            raise ValueError(f"seed must be 0 or positive, got {config.seed}")
+        if not 0 <= config.seed < SEEDS:
+            raise ValueError(f"seed must be 0 or positive, got {config.seed}; allowed are numbers below 2^32")
         configs.append(config)
     configs = list(dict.fromkeys(configs))
     if experiment.applies:

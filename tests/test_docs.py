@@ -1,11 +1,14 @@
 """The pages of this project: every experiment is where it belongs, links lead somewhere, lines can be read."""
 import importlib
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from absl import flags
 
-from harness import evidence
+from harness import command_line, evidence, grid
 from reporting import pages
 
 ROOT = Path(evidence.__file__).parents[1]
@@ -47,11 +50,29 @@ def test_every_experiment_has_its_rule_its_history_its_results_and_its_cost(subj
     dates = rows(section(verdicts, "## Rules and defaults, with their last change"))
     cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
     results = (ROOT / "docs" / "results" / f"{subject}.md").read_text()
+    findings = (ROOT / "docs" / "findings.md").read_text()
+    stored = rows((ROOT / "docs" / "stored_models.md").read_text())[f"`run_{subject}.py`"]
     for name in names:
-        assert name in rule and name in cost, name
+        assert name in rule and name in cost and name in stored, name
+        assert f"(results/{subject}.md#{name})" in findings, name
         assert re.search(r"\d{4}-\d\d-\d\d.*\|.*\d{4}-\d\d-\d\d", dates[name]), name  # of the rule, and of the default
         text = " ".join(section(results, f"## {name}").lower().split())
         assert "what would change our mind" in text and "rule" in text, name
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_seeds_and_looks_of_default_runs_are_those_of_the_kept_ones(subject):
+    numbers = ("", "one", "two", "three")
+    cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
+    for name in experiments(subject):
+        kept = ROOT / "evidence" / subject / name / "default" / "looks.json"
+        (trial,) = json.loads(kept.read_text())["trials"].values()
+        judged = [len(json.loads(text)["seeds"]) for text, look in trial["looks"].items() if look["judged"] is not None]
+        planned, taken = len(trial["looks"]), len(judged)
+        looks = numbers[taken]
+        if taken < planned:
+            looks = f"{'first' if taken == 1 else looks} of {numbers[planned]}"
+        assert cost[name].endswith(f"| {max(judged)}, {looks} |"), cost[name]
 
 
 def test_every_link_leads_to_a_file_and_a_heading():
@@ -78,3 +99,35 @@ def test_lines_of_typed_pages_are_not_too_long():
         if len(line) > WIDTH and not line.startswith(("| ", "!["))
     ]
     assert not long
+
+
+def commands(subject):
+    """[command line] of a script in the pages' blocks of code and in the notes of the presets, without their comments.
+
+    Left out are those that name what a person has: a file of theirs, a folder of results, or a cluster.
+    """
+    sources = [*PAGES, *sorted(ROOT.glob("presets/*/*.cfg"))]
+    lines = [line.removeprefix("#") for page in sources
+             for line in page.read_text().replace("\\\n", " ").splitlines()]  # fmt: skip
+    found = {line.split("#")[0].strip() for line in lines if re.match(rf" *python run_{subject}\.py", line)}
+    personal = (".keras", "<name>", "--flagfile=results/", "--ray_address", "--help")
+    return sorted(line for line in found if not any(word in line for word in personal))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_command_spans_a_grid_under_todays_flags(subject, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)  # flag files are named from there
+    script = importlib.import_module(f"run_{subject}")
+    former = getattr(script, "FORMER", ())
+    found = commands(subject)
+    assert len(found) > 3
+    for line in found:
+        values = flags.FlagValues()
+        command_line.define(script.EXPERIMENTS, values, former)
+        command_line.parse(shlex.split(line)[1:], values)
+        experiment = script.EXPERIMENTS[values.experiment]
+        foreign = {name for other in script.EXPERIMENTS.values() for name in other.fields} - {*experiment.fields}
+        assert not [name for name in foreign if values[name].value is not None], line
+        given = {name: values[name].value for name in experiment.fields if values[name].value is not None}
+        assert grid.expand(experiment, given)[0], line
+    assert capsys.readouterr().err == ""  # no flag has another name by now

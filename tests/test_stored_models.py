@@ -25,13 +25,18 @@ EXPERIMENTS = {
     "run_norm randomization": {
         **TRAINED, "label_noise": [0.0, 1.0], "pixel_noise": "none", "explicit_regularizer": "none"
     },
+    "run_norm double_descent": {"train_size": 40, "test_size": 30, "seed": [0, 1]},
     "run_norm minimum_norm": {"train_size": 50, "kernel": "ntk", "seed": 0},
     "run_rank robustness": {**TRAINED, **UNEDITED, "finetune_epochs": 1, "attack_steps": 1, "test_steps": 1},
     "run_rank spectra": {**TRAINED, **UNEDITED},
+    "run_rank collapse": {**TRAINED, "epochs": 4},
     "run_local_minima initialization": {**TRAINED, "initialization": "default", "hessian_products": 50},
     "run_local_minima distillation": {**TRAINED, "distillation_epochs": 1, "loss": "squared"},
     "run_local_minima connectivity": {**TRAINED, "curve_epochs": 1, "points": 5},
     "run_local_minima sharpness": {**TRAINED, "batch_size": 5, "max_epochs": 3},
+    "run_local_minima edge_of_stability": {
+        "train_size": 40, "test_size": 30, "steps": 12, "measure_every": 2, "seed": [0, 1]
+    },
 }  # fmt: skip
 
 
@@ -108,14 +113,19 @@ def test_a_training_accuracy_at_chance_is_warned_of_in_the_verdict(tmp_path):
     assert "at chance" not in learned.verdict.reason
 
 
-INFERENCE = ("run_ntk lazy",)  # they train a network as it is in inference, and refuse batch norm, which functional has
+# What functional is refused for: batch norm where a network is trained as it is in inference, and too few features.
+REFUSED = {
+    "run_ntk lazy": "as it is in inference, and this one has batch norm",
+    "run_local_minima edge_of_stability": "without batch norm and dropout, and this one has batch norm",
+    "run_rank collapse": "a simplex of 10 class means needs at least 9 features, there are 4",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [(name, make) for name in EXPERIMENTS for make in (sequential, functional)
-     if not (name in INFERENCE and make is functional)],
+     if not (name in REFUSED and make is functional)],
 )  # fmt: skip
 def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path):
     script, title = name.split()
@@ -134,12 +144,12 @@ def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path)
     assert f">{path}</th>" in page or short_name(path) in page
 
 
-@pytest.mark.parametrize("name", INFERENCE)
-def test_batch_norm_is_refused_where_networks_are_trained_as_in_inference(name, tmp_path):
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_an_experiment_cannot_work_with_is_refused_in_one_line(name, tmp_path):
     script, title = name.split()
     dtype = importlib.import_module(script).EXPERIMENTS[title].config().network.dtype
     _, path = stored(tmp_path, functional, dtype)
-    with pytest.raises(runner.InvalidInput, match="as it is in inference, and this one has batch norm"):
+    with pytest.raises(runner.InvalidInput, match=REFUSED[name]):
         importlib.import_module(script).run(title, out_dir=tmp_path, quiet=True, model=path, **EXPERIMENTS[name])
 
 

@@ -141,8 +141,8 @@ class Config:
         if not 0 < self.large_fraction <= 1:
             raise ValueError(f"large_fraction must lie in (0, 1], got {self.large_fraction}")
         for name in ("epsilon", "subspace", "sharpness_iterations", "target_loss", "adaptive_radius"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number greater than 0, got {getattr(self, name)}")
         if self.large_epochs < 0:
             raise ValueError(f"large_epochs must be 0 (as many as epochs) or positive, got {self.large_epochs}")
         if self.hessian_products < 20:

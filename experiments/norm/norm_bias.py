@@ -155,7 +155,7 @@ def trials(config) -> list:
     return found
 
 
-def tune(config, data) -> tuple[TrainingConfig, dict]:
+def tune(config, data, run) -> tuple[TrainingConfig, dict]:
     """(settings, measures): those of the trial with the highest accuracy, then the lowest loss, on held-out images.
 
     The seed's test set is not looked at. The held-out images are part of the training set again when the chosen
@@ -169,9 +169,9 @@ def tune(config, data) -> tuple[TrainingConfig, dict]:
         data, x_train=data.x_train[kept], y_train=data.y_train[kept], x_test=data.x_train[out], y_test=data.y_train[out]
     )
     scores = []
-    for training in trials(config):
+    for number, training in enumerate(trials(config)):
         model = build_network(config, inner)
-        diverged = fit(model, inner, training, seed=config.seed).diverged_epoch
+        diverged = fit(model, inner, training, seed=config.seed, run=run, stage=f"trial-{number}").diverged_epoch
         loss, accuracy = (np.inf, -1.0) if diverged else evaluate(model, inner.x_test, inner.y_test, training.loss)
         scores.append((accuracy, -loss, training))
     accuracy, _, best = max(scores, key=lambda score: score[:2])  # of equal ones the first
@@ -181,7 +181,7 @@ def tune(config, data) -> tuple[TrainingConfig, dict]:
 
 def measure(config, data, run):
     """Train once with the config's regularizer, tuned or as given: accuracy, loss and norms at the end, norm before."""
-    training, tuned = tune(config, data)
+    training, tuned = tune(config, data, run)
     model = build_network(config, data)
     start = squared_norm(model.trainable_variables)
     history = fit(model, data, training, seed=config.seed, run=run)
@@ -310,6 +310,7 @@ def plot_norms(groups, histories):
                 history = histories.get(row["config_id"], ())
                 if not len(history):
                     continue
+                history = history[history["stage"] == "training"]  # and not of the trials
                 column = "norm/all" if row["regularize_all"] else "norm/kernels"
                 epochs, values = list(history["epoch"]), list(history[column])
                 if row["regularize_all"]:  # the norm at the start is that of all parameters
@@ -331,7 +332,7 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     table=TABLE,
-    stages=("training",),
+    stages=("trial-<number>", "training"),
     apart=(*SETTING, "decay_coefficient", "bias_coefficient"),
     measure=measure,
     judge=judge,

@@ -48,6 +48,7 @@ TABLE = (
     "ntk/correlation", "redraw/correlation", "ntk/label_alignment_before", "ntk/label_alignment_after",
     "train/accuracy", "test/accuracy",
 )  # fmt: skip
+MAX_CHECKPOINTS = 1000  # each has a kernel in memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Config:
             raise ValueError(
                 f"ntk_sample and num_checkpoints must be at least 2, got {self.ntk_sample} and {self.num_checkpoints}"
             )
+        if self.num_checkpoints > MAX_CHECKPOINTS:
+            raise ValueError(f"num_checkpoints must be at most {MAX_CHECKPOINTS}, got {self.num_checkpoints}")
         if len(self.epochs) < 2:
             raise ValueError(f"evolution needs at least 2 epochs, got {self.training.epochs}")
 

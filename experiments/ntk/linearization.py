@@ -87,8 +87,8 @@ class Config:
 
     def validate(self):
         check_conditions(self)
-        if not self.ridge >= 0:
-            raise ValueError(f"ridge must be 0 or positive, got {self.ridge}")
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge must be 0 or a positive finite number, got {self.ridge}")
         if self.training.loss != "squared":
             raise ValueError(
                 f"linearization compares with a regression: loss must be squared, got {self.training.loss}"

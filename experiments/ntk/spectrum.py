@@ -108,7 +108,8 @@ class Config:
         check_network(self)
         if self.network.depth is not None:
             raise ValueError(f"depths of finite networks are given by --finite_depths, got depth={self.network.depth}")
-        check_variances(weight_variance=self.variances_of_map, bias_variance=[self.bias_variance])
+        variances = [*self.variances_of_map, *self.finite_weight_variances]
+        check_variances(weight_variance=variances, bias_variance=[self.bias_variance])
         for name in ("weight_variances", "depths"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one value")
@@ -124,10 +125,10 @@ class Config:
                 raise ValueError(
                     f"cells={self.cells} are drawn between two weight variances, got {self.finite_weight_variances}"
                 )
-        if min(self.depths_of_map) < 1 or self.curve_depth < 1 or self.steps < 1:
+        depths = [*self.depths_of_map, *self.finite_depths]
+        if min(depths) < 1 or self.curve_depth < 1 or self.steps < 1:
             raise ValueError(
-                f"depths, curve_depth and steps must be at least 1, got {self.depths_of_map}, {self.curve_depth}, "
-                f"{self.steps}"
+                f"depths, curve_depth and steps must be at least 1, got {depths}, {self.curve_depth}, {self.steps}"
             )
         if not 0 < self.step_size < 1:
             raise ValueError(

@@ -110,6 +110,13 @@ class EditConfig:
             raise ValueError(f"{self.edit} needs a {used}: a number > 0")
         if self.finetune_epochs < 1:
             raise ValueError(f"finetune_epochs must be at least 1, got {self.finetune_epochs}")
+        if not 0 <= self.finetune_learning_rate < math.inf:
+            raise ValueError(
+                f"finetune_learning_rate must be a finite number >= 0, got {self.finetune_learning_rate:g}"
+            )
+        decays = self.finetune_decay_epochs
+        if list(decays) != sorted(set(decays)) or min(decays, default=1) < 1:
+            raise ValueError(f"finetune_decay_epochs must be positive and increasing, got {decays}")
         outside = [e for e in self.edit_epochs if not 1 <= e <= self.finetune_epochs]
         if self.edit != "none" and (outside or not self.edit_epochs):
             raise ValueError(

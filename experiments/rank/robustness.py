@@ -225,46 +225,53 @@ def compare_edits(group, margin, confidence) -> Finding:
         return Finding(group.label, "an edited and an unedited network are needed to compare")
     randoms = {(edit.rank_cut, edit.edit_epochs): rows for _, edit, rows in edits if edit.edit == "random"}
     texts, supports, refutes = [], [], []
-
-    def gains(rows, others):
-        """{kind: (paired gain, further tests of what is said of it)}."""
-        sound = fact(not any(weak_attacks(some[some["robust/mean"].notna()]).any() for some in (rows, others)))
-        return {
-            "clean": (paired_by_seed(rows, others, "test/accuracy", confidence), ()),
-            "robust": (paired_by_seed(rows, others, "robust/mean", confidence), (sound,)),
-        }
-
     for name, edit, rows in edited:
-        found, rank = gains(rows, plain[0]), paired_by_seed(rows, plain[0], "rank/relative", confidence)
-        text = f"{name}: {format_gains(found)} over {found['clean'][0].n} seeds"
+        found = gains(rows, plain[0], confidence)
+        rank = paired_by_seed(rows, plain[0], "rank/relative", confidence)
+        text, direction = f"{name}: {format_gains(found)} over {found['clean'][0].n} seeds", rank.direction
         if edit.edit == "rank_min":
             direction, control = "less", randoms.get((edit.rank_cut, edit.edit_epochs))
-            over = {"none": found} | ({} if control is None else {"a random edit": gains(rows, control)})
-            if control is None:
-                text += ", no random edit of its size to compare"
-            else:
-                found_all = [pair for pairs in over.values() for pair in pairs.values()]
-                tests = [below(rank), *(test for gain, also in found_all for test in (above(gain), *also))]
-                supports.append(Statement(f"{name} gains clean and robust accuracy", tuple(tests)))
-                text += f", on a random edit {format_gains(over['a random edit'])}"
-            refutes += [
-                Statement(
-                    f"{name} gains less {kind} accuracy than the margin" + (on != "none") * f" on {on}",
-                    (below(rank), below(gain, margin), *also),
-                )
-                for on, pairs in over.items() for kind, (gain, also) in pairs.items()
-            ]  # fmt: skip
+            over = None if control is None else gains(rows, control, confidence)
+            text += f", on a random edit {format_gains(over)}" if over else ", no random edit of its size to compare"
+            helps, fails = judge_rank_min(name, rank, found, over, margin)
+            supports += helps
+            refutes += fails
         elif edit.edit == "rank_max":
             direction = "greater"
             refutes += [
                 Statement(f"{name} gains {kind} accuracy", (above(rank), above(gain), *also))
                 for kind, (gain, also) in found.items()
             ]
-        else:
-            direction = rank.direction
         text += "" if rank.direction == direction else " (its rank did not measurably move as it should)"
         texts.append(text)
     return Finding(group.label, ", ".join(texts), tuple(supports), tuple(refutes))
+
+
+def gains(rows, others, confidence) -> dict:
+    """{kind: (gain in accuracy of some networks over others, paired by seed; further tests of what is said of it)}."""
+    sound = fact(not any(weak_attacks(some[some["robust/mean"].notna()]).any() for some in (rows, others)))
+    return {
+        "clean": (paired_by_seed(rows, others, "test/accuracy", confidence), ()),
+        "robust": (paired_by_seed(rows, others, "robust/mean", confidence), (sound,)),
+    }
+
+
+def judge_rank_min(name, rank, found, over, margin) -> tuple[list, list]:
+    """(supports, refutes) of one setting of RankMin: its gains on the unedited network, and `over` a random edit.
+
+    Without a random edit to compare with (None) nothing supports.
+    """
+    compared = {"none": found} | ({} if over is None else {"a random edit": over})
+    tests = [test for pairs in compared.values() for gain, also in pairs.values() for test in (above(gain), *also)]
+    supports = [Statement(f"{name} gains clean and robust accuracy", (below(rank), *tests))] if over else []
+    refutes = [
+        Statement(
+            f"{name} gains less {kind} accuracy than the margin" + (on != "none") * f" on {on}",
+            (below(rank), below(gain, margin), *also),
+        )
+        for on, pairs in compared.items() for kind, (gain, also) in pairs.items()
+    ]  # fmt: skip
+    return supports, refutes
 
 
 def format_gains(pairs):

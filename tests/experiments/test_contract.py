@@ -7,13 +7,16 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+import math
 import re
 from pathlib import Path
+from typing import get_args, get_origin
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import models
 from harness import evidence, grid, runner
 from judging.verdict import Verdict
 
@@ -130,6 +133,28 @@ def test_its_parts_say_what_they_do(name):
         assert part.__doc__, part
     assert all(heading for heading in experiment.columns.values())
     assert "seed" in experiment.grid
+
+
+@every_experiment
+def test_no_field_takes_what_is_no_finite_number(name):
+    """Refused in one line before anything is made, or left out where nothing depends on the field."""
+    experiment = EXPERIMENTS[name]
+
+    def refused(field, value):
+        try:
+            configs, _ = grid.expand(experiment, {"seed": 0, field: value})
+            for config in configs:
+                models.validate(config.network, (8, 8, 1), 10)
+        except ValueError as error:
+            return "\n" not in str(error)
+        values = [value if isinstance(value, tuple) else (value,) for c in configs for value in grid.flat(c).values()]
+        return all(math.isfinite(v) for several in values for v in several if isinstance(v, float))
+
+    for field, (_, _, kind) in grid.leaves(experiment.config).items():
+        if float in (get_args(kind) or (kind,)):
+            for value in (math.nan, math.inf):
+                assert refused(field, (value,) if get_origin(kind) is tuple else value), (field, value)
+    assert refused("seed", 2**32)
 
 
 @every_experiment

@@ -7,6 +7,7 @@ import pytest
 from experiments.norm import norm_bias
 from experiments.norm.norm_bias import EXPERIMENT
 from harness import grid
+from reporting.run_folder import Run
 from tests.experiments.norm.tables import SPREAD, diverged, judged, unmeasured
 from training.data import load
 from training.fit import TrainingConfig
@@ -46,20 +47,48 @@ def test_the_trials_see_no_test_image_and_the_best_is_chosen(monkeypatch):
     data = load(config.data, seed=0)
     seen = []
 
-    def fit(model, data, training, seed):
+    def fit(model, data, training, seed, run, stage):
         seen.append((data, training))
+        assert stage == f"trial-{len(seen) - 1}" and EXPERIMENT.knows_stage(stage)
         return SimpleNamespace(diverged_epoch=1 if len(seen) == 1 else None)
 
     monkeypatch.setattr(norm_bias, "fit", fit)
     monkeypatch.setattr(norm_bias, "evaluate", lambda model, x, y, loss: (0.1 * len(seen), 0.5))
-    best, measures = norm_bias.tune(config, data)
+    best, measures = norm_bias.tune(config, data, None)
     assert best == norm_bias.trials(config)[1] and measures["tuned/accuracy"] == 0.5  # the lower loss of equal ones
     assert measures["tuned/learning_rate"] == best.learning_rate
     images = {image.tobytes() for image in data.x_train}
     for inner, _ in seen:
         assert (len(inner.x_train), len(inner.x_test)) == (30, 10)
         assert {image.tobytes() for image in (*inner.x_train, *inner.x_test)} == images
-    assert norm_bias.tune(dataclasses.replace(config, tuning_trials=0), data) == (config.training, {})
+    assert norm_bias.tune(dataclasses.replace(config, tuning_trials=0), data, None) == (config.training, {})
+
+
+def test_an_interrupted_tuning_goes_on_at_its_trial_and_ends_in_the_same_bits(tmp_path, monkeypatch):
+    options = {"tuning_trials": 2, "train_size": 40, "test_size": 20, "width": 4, "depth": 1, "epochs": 2}
+    (config,) = expanded(seed=0, regularizer="weight_decay", **options)
+    data = load(config.data, seed=0)
+    whole = norm_bias.measure(config, data, Run(tmp_path, "whole", {}))
+
+    class Killed(Run):
+        def begin(self, stage):
+            if stage == "training":
+                raise KeyboardInterrupt
+            super().begin(stage)
+
+    with pytest.raises(KeyboardInterrupt):
+        norm_bias.measure(config, data, Killed(tmp_path, "killed", {}))
+    kept = (tmp_path / "runs" / "killed" / "checkpoint").iterdir()
+    assert sorted(path.stem for path in kept) == ["trial-0", "trial-1"]
+
+    def refuse(*_, **__):
+        raise AssertionError("a finished trial was trained again")
+
+    run = Run(tmp_path, "killed", {})
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.batches", refuse)
+        assert norm_bias.tune(config, data, run)[1].items() <= whole.items()
+    assert norm_bias.measure(config, data, Run(tmp_path, "killed", {})) == whole
 
 
 def test_an_axis_multiplies_only_the_regularizers_that_it_concerns():
