@@ -69,8 +69,10 @@ def write_report(folder, experiment, results, verdict, drawn, rows, *, script, n
     """
     table = results.table
     with plots.style():
-        write_overview(folder, rows, results.fields, experiment.headings, drawn)
         shown = {name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()}
+    write_overview(
+        folder, rows, results.fields, experiment.headings, {name: image for name, (_, image) in shown.items()}
+    )
     repeat = f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}"
     needed = verdict.seeds_needed if verdict.outcome == "undecided" else None
     facts = Facts(
