@@ -25,6 +25,7 @@ from harness.experiment import ProtocolError
 from harness.memo import Memo, model_content
 from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
+from models.user_model import check_file
 from reporting import figures as plots
 from reporting import files, verdict_file
 from reporting.progress import Progress
@@ -89,6 +90,8 @@ def run(
     )  # fmt: skip
     workers = workers or Workers()
     with refusals():
+        if not str(out_dir):
+            raise ValueError("out_dir must name a folder, got nothing")
         workers.validate()
         sitting.plan_looks(max_seeds, margins or {})
     with contextlib.ExitStack() as stack:
@@ -131,6 +134,9 @@ class Sitting:
         self.limit = trial.parse_max_seeds(max_seeds, self.experiment, self.options)
         self.plan = trial.plan_seeds(self.grid["seed"], self.limit)
         self.margins = trial.check_margins(self.experiment, margins)
+        for model in self.grid["model"]:
+            if model.endswith(".keras"):
+                check_file(model)  # before a default of the experiment is found not to suit a file
         self.taken = stored.describe(self.experiment, self.grid["model"], self.options)
         if self.taken:
             self.say(self.taken)

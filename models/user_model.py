@@ -7,6 +7,12 @@ import keras
 import numpy as np
 
 
+def check_file(path):
+    """Raise ValueError, in one line, where there is no file at this path."""
+    if not Path(path).is_file():
+        raise ValueError(f"model file {path} does not exist; expected a model saved by model.save('name.keras')")
+
+
 def load_user_model(path, input_shape, num_classes, dtype=None):
     """Load the .keras file at `path` as a network for inputs [n, *input_shape] and logits [n, num_classes].
 
@@ -15,9 +21,8 @@ def load_user_model(path, input_shape, num_classes, dtype=None):
     Raises ValueError, in one line: a missing or damaged file, several inputs or outputs, an input or output shape that
     does not fit the data, another dtype, or a softmax or sigmoid at the end where logits are needed.
     """
+    check_file(path)
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"model file {path} does not exist; expected a model saved by model.save('name.keras')")
     if not zipfile.is_zipfile(path):  # Keras would say that the file is missing
         raise ValueError(f"model file {path} cannot be loaded: it is damaged or not in the .keras format")
     try:

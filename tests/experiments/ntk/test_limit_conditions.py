@@ -89,6 +89,7 @@ def test_ids_of_earlier_configs_stay(experiment):
         ({"widths": (8, 4)}, "rate_scaling width needs a model by name and one --width"),
         ({"target_loss": 0.0}, "target_loss must be a finite number above 0"),
         ({"target_loss": float("inf")}, "target_loss must be a finite number above 0"),
+        ({"model": "nowhere.keras"}, "model file nowhere.keras does not exist"),
     ],
 )
 def test_bad_input_ends_before_any_training(tmp_path, options, message):
