@@ -5,7 +5,6 @@ What is not yet known is measured in this process, or by the workers of harness/
 import contextlib
 import hashlib
 import json
-import sys
 import time
 import traceback
 from collections import deque
@@ -28,7 +27,7 @@ from judging.results import Results
 from models.user_model import check_file
 from reporting import figures as plots
 from reporting import files, verdict_file
-from reporting.progress import Progress
+from reporting.progress import Progress, print_line
 from reporting.report import machine, versions_used, write_report, write_results
 from reporting.run_folder import ForeignCheckpoint, Run
 from training import data as training_data
@@ -126,7 +125,7 @@ class Sitting:
 
     def say(self, line):
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print_line(line)
 
     def plan_looks(self, max_seeds, margins):
         """The seeds of each look, and the margins of the judge.  Raises ValueError for what cannot be."""
