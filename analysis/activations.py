@@ -18,7 +18,7 @@ def _is_relu(layer):
     return isinstance(layer, _RELU_LAYERS) or getattr(layer, "activation", None) in _RELU_FUNCTIONS
 
 
-def inactive_fractions(model, x, batch_size=256):
+def inactive_fractions(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> dict[str, tuple[float, float]]:
     """Per ReLU-like layer of a functional or Sequential model on inputs x [n, ...], in inference mode:
 
     {layer name: (fraction of (example, unit) pairs inactive, fraction of units inactive on every example)}.

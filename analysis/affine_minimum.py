@@ -104,7 +104,10 @@ def _svd(weight, rank=None):
     return v[:, :numerical], s[:numerical], ut[:numerical]
 
 
-def fit_affine(x, y, *, loss="squared", tolerance=1e-6, rank=None, max_iterations=2000) -> AffineMinimum:
+def fit_affine(
+    x: np.ndarray, y: np.ndarray, *, loss: str = "squared", tolerance: float = 1e-6, rank: int | None = None,
+    max_iterations: int = 2000,
+) -> AffineMinimum:  # fmt: skip
     """The minimum of the mean training loss over affine maps, x [n, ...] and y [n, k].
 
     squared: closed form (minimum norm where features are dependent). cross_entropy: L-BFGS on whitened inputs until
@@ -195,7 +198,7 @@ def _fit_cross_entropy(x, y, tolerance, max_iterations):
 
 # ---- the network
 
-def relu_mlp_layers(model):
+def relu_mlp_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The Dense layers of a ReLU mlp, in order; ValueError, with the reason, for any other model."""
     def is_relu(layer):
         return (isinstance(layer, keras.layers.ReLU) and layer.max_value is None and not layer.negative_slope
@@ -236,12 +239,14 @@ def relu_mlp_layers(model):
     return dense
 
 
-def relu_mlp_weights(model):
+def relu_mlp_weights(model: keras.Model) -> list[tuple[np.ndarray, np.ndarray]]:
     """[(kernel [in, out], bias [out]), ...] in float64 of a built ReLU mlp; ValueError for any other model."""
     return [tuple(np.asarray(v, np.float64) for v in layer.get_weights()) for layer in relu_mlp_layers(model)]
 
 
-def embed(affine, model, x, *, shift=None, spare="active") -> None:
+def embed(
+    affine: AffineMinimum, model: keras.Model, x: np.ndarray, *, shift: float | None = None, spare: str = "active",
+) -> None:  # fmt: skip
     """Sets the weights of a ReLU mlp so that it equals `affine` on the training inputs x [n, ...]  (Lemma 1).
 
     S is shared evenly between the layers (S^(1/L) each). `shift` is every hidden unit's smallest pre-activation over x.
@@ -324,7 +329,7 @@ def _largest_radius(conditions, upper):
     return low
 
 
-def certify(model, affine, x, y, *, loss) -> Certificate:
+def certify(model: keras.Model, affine: AffineMinimum, x: np.ndarray, y: np.ndarray, *, loss: str) -> Certificate:
     """Certified radius of a ReLU mlp at, or near, the affine minimum of the same data, x [n, ...] and y [n, k].
 
     The floor. Within the radius the network is x -> x A~ + c~ on the training set, the loss is convex in (A~, c~), and
@@ -407,7 +412,7 @@ def _map_motion(weights, active, affine, r):
     return (motion + distance) * (1 + _ROUNDING)
 
 
-def worst_direction(model, x, layer, unit, example):
+def worst_direction(model: keras.Model, x: np.ndarray, layer: int, unit: int, example: int) -> np.ndarray:
     """Unit parameter direction [p], in the Dense layers' order (kernel, bias), that switches a hidden unit fastest.
 
     It is minus the gradient of |z_{layer,unit}(x[example])|, with layers counted from 0. In the first layer the

@@ -37,7 +37,7 @@ BLOCK = 2**23  # complex numbers in a batch of matrices (64 MB in single precisi
 SMALL = 16  # NumPy's batched decomposition beats one call for each matrix up to this size
 
 
-def effective_rank(s):
+def effective_rank(s: np.ndarray) -> float:
     """||s||_1 / ||s||_2, in [1, sqrt(len(s))] (Goldblum et al. 2020); 0 for the zero operator."""
     s = np.asarray(s, np.float64)
     return float(s.sum() / np.linalg.norm(s)) if s.any() else 0.0
@@ -52,26 +52,29 @@ def relative_rank(s: np.ndarray) -> float:
     return float(s.sum() / np.linalg.norm(s) / math.sqrt(len(s))) if s.any() else 0.0
 
 
-def stable_rank(s):
+def stable_rank(s: np.ndarray) -> float:
     """||s||_2^2 / max(s)^2, in [1, len(s)] (Rudelson and Vershynin 2007); 0 for the zero operator."""
     s = np.asarray(s, np.float64)
     return float(np.sum((s / s.max()) ** 2)) if s.any() else 0.0
 
 
-def nuclear_rank(s):
+def nuclear_rank(s: np.ndarray) -> float:
     """||s||_1 / max(s), in [1, len(s)]: the nuclear over the spectral norm; 0 for the zero operator."""
     s = np.asarray(s, np.float64)
     return float(np.sum(s / s.max())) if s.any() else 0.0
 
 
-def entropy_rank(s):
+def entropy_rank(s: np.ndarray) -> float:
     """exp of the Shannon entropy of s / ||s||_1, in [1, len(s)] (Roy and Vetterli 2007); 0 for the zero operator."""
     s = np.asarray(s, np.float64)
     p = s[s > 0] / max(s.sum(), np.finfo(float).tiny)
     return float(np.exp(-np.sum(p * np.log(p)))) if s.any() else 0.0
 
 
-def singular_values(kernel, input_size=None, strides=(1, 1), groups=1):
+def singular_values(
+    kernel: np.ndarray, input_size: int | tuple[int, int] | None = None, strides: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> np.ndarray:  # fmt: skip
     """All singular values of a layer's linear operator, descending, float64.
 
     kernel: [kh, kw, in / groups, out], with input_size (n, m) or n for squares; or [in, out] of a Dense layer, without.
@@ -104,7 +107,10 @@ class Edit:
     after: np.ndarray
 
 
-def rank_min(kernel, input_size=None, cut=0.5, strides=(1, 1), groups=1):
+def rank_min(
+    kernel: np.ndarray, input_size: int | tuple[int, int] | None = None, cut: float = 0.5,
+    strides: tuple[int, int] = (1, 1), groups: int = 1,
+) -> Edit:  # fmt: skip
     """RankMin: singular values below `cut` become 0, then the operator is cropped to the kernel's support -> Edit.
 
     Arguments and errors of singular_values; ValueError unless cut > 0 and finite.
@@ -114,7 +120,10 @@ def rank_min(kernel, input_size=None, cut=0.5, strides=(1, 1), groups=1):
     return _edit(kernel, input_size, strides, groups, lambda s: np.where(s < cut, 0.0, s))
 
 
-def rank_max(kernel, input_size=None, cap=1.5, strides=(1, 1), groups=1):
+def rank_max(
+    kernel: np.ndarray, input_size: int | tuple[int, int] | None = None, cap: float = 1.5,
+    strides: tuple[int, int] = (1, 1), groups: int = 1,
+) -> Edit:  # fmt: skip
     """RankMax: singular values are at most `cap`, then the operator is cropped to the kernel's support -> Edit.
 
     Arguments and errors of singular_values; ValueError unless cap > 0 (infinity changes nothing).
@@ -385,7 +394,7 @@ class Operator:
         self.layer.kernel.assign(np.reshape(kernel, self.layer.kernel.shape))
 
 
-def model_spectra(model, *, input_shape=None, pad=False):
+def model_spectra(model: keras.Model, *, input_shape: tuple | None = None, pad: bool = False) -> dict[str, "Spectrum"]:
     """{layer name: Spectrum} of all convolutions and Dense layers of a Keras model, in the order of their use.
 
     Arguments, names and errors as in model_operators.
@@ -393,7 +402,9 @@ def model_spectra(model, *, input_shape=None, pad=False):
     return {name: op.spectrum() for name, op in model_operators(model, input_shape=input_shape, pad=pad).items()}
 
 
-def model_operators(model, *, input_shape=None, pad=False):
+def model_operators(
+    model: keras.Model, *, input_shape: tuple | None = None, pad: bool = False,
+) -> dict[str, "Operator"]:  # fmt: skip
     """{layer name: Operator} of all convolutions and Dense layers of a Keras model, in the order of their use.
 
     The input sizes are those that the layers see when the model runs, also inside nested models (`outer/inner`). A

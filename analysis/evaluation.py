@@ -1,4 +1,6 @@
 """Loss and accuracy of a network on a whole data set, in inference mode, accumulated in float64."""
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,7 +9,7 @@ from analysis.keras_internals import keep_on
 from analysis.losses import LOSSES
 
 
-def dtype_of(model):
+def dtype_of(model: keras.Model) -> str:
     """The precision that a Keras model computes in, by name: that of its first output.
 
     A functional model's own compute_dtype is Keras' global one, whatever the precision of its layers.
@@ -16,7 +18,7 @@ def dtype_of(model):
     return keras.backend.standardize_dtype(outputs[0].dtype) if outputs else model.compute_dtype
 
 
-def predict(model, x, *, batch_size=1024):
+def predict(model: keras.Model, x: np.ndarray, *, batch_size: int = 1024) -> np.ndarray:
     """Logits [n, k] of a Keras model in inference mode, as a NumPy array of the model's dtype."""
     dtype = dtype_of(model)
     forward = _forward(model, np.shape(x)[1:], dtype)
@@ -36,7 +38,9 @@ def _forward(model, shape, dtype):
     return graphs[shape, dtype]
 
 
-def evaluate(model, x, y, loss, *, batch_size=1024):
+def evaluate(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, batch_size: int = 1024,
+) -> tuple[float, float]:  # fmt: skip
     """(mean loss, accuracy) of a Keras model on inputs x [n, ...] and targets y [n, k]; loss is a name in LOSSES.
 
     Accuracy is the share of examples whose largest logit is at the largest target.
@@ -44,7 +48,7 @@ def evaluate(model, x, y, loss, *, batch_size=1024):
     return score(predict(model, x, batch_size=batch_size), y, loss)
 
 
-def evaluate_splits(model, data, loss: str, stage: str = "") -> dict[str, float]:
+def evaluate_splits(model: keras.Model, data: Any, loss: str, stage: str = "") -> dict[str, float]:
     """Loss and accuracy on both sets: {"train/loss", "train/accuracy", "test/loss", "test/accuracy"}, in this order.
 
     data: has x_train, y_train, x_test and y_test (training.data.Data).  stage: goes before every name, as "<stage>/".
@@ -55,7 +59,7 @@ def evaluate_splits(model, data, loss: str, stage: str = "") -> dict[str, float]
     return result
 
 
-def score(logits, y, loss):
+def score(logits: np.ndarray, y: np.ndarray, loss: str) -> tuple[float, float]:
     """(mean loss, accuracy) of logits [n, k] against targets y [n, k]."""
     values = LOSSES[loss](tf.constant(y, tf.float64), tf.constant(logits, tf.float64)).numpy()
     return float(values.mean()), float(np.mean(logits.argmax(axis=1) == y.argmax(axis=1)))

@@ -7,8 +7,10 @@ dropout is off. The L2 term enters exactly once: regularizers attached to Keras 
 Gradients and Hessian-vector products run over micro-batches inside one tf.function; the micro-batch bounds memory and
 does not change the result beyond rounding.
 """
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
@@ -169,24 +171,33 @@ class TrainingLoss:
         return np.array(losses)
 
 
-def loss_and_gradient(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+def loss_and_gradient(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, weight_decay: float = 0.0, batch_size: int = 1024,
+) -> tuple[float, np.ndarray]:  # fmt: skip
     """The training loss and its gradient [p] in float64; for repeated calls hold a TrainingLoss, which traces once."""
     return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).value_and_gradient()
 
 
-def gradient_norm(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+def gradient_norm(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, weight_decay: float = 0.0, batch_size: int = 1024,
+) -> float:  # fmt: skip
     """Euclidean norm of the full-data gradient, the L2 term included."""
     return float(
         np.linalg.norm(loss_and_gradient(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size)[1])
     )
 
 
-def hessian_operator(model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+def hessian_operator(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, weight_decay: float = 0.0, batch_size: int = 1024,
+) -> LinearOperator:  # fmt: skip
     """The training loss's Hessian as a LinearOperator [p, p]: products cost about four gradients' memory, never p^2."""
     return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).hessian()
 
 
-def losses_along(model, x, y, loss, points, *, weight_decay=0.0, batch_size=1024):
+def losses_along(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, points: Iterable[np.ndarray], *,
+    weight_decay: float = 0.0, batch_size: int = 1024,
+) -> np.ndarray:  # fmt: skip
     """The training loss at parameter vectors [m, p] -> [m]; the model is left as it was."""
     return TrainingLoss(model, x, y, loss, weight_decay=weight_decay, batch_size=batch_size).values_at(points)
 
@@ -210,7 +221,9 @@ class ExtremeEigenvalues:
     products: int                           # operator applications, those for the residuals included
 
 
-def extreme_eigenvalues(operator, *, tolerance=1e-6, max_products=1000, seed=0, basis_size=60) -> ExtremeEigenvalues:
+def extreme_eigenvalues(
+    operator: LinearOperator, *, tolerance: float = 1e-6, max_products: int = 1000, seed: int = 0, basis_size: int = 60,
+) -> ExtremeEigenvalues:  # fmt: skip
     """The largest and the smallest eigenvalue of a symmetric LinearOperator [p, p], from matrix-vector products alone.
 
     Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 22:602, 2000) with full orthogonalization. One
@@ -282,7 +295,10 @@ class LargestEigenvalue:
     products: int
 
 
-def largest_eigenvalue(operator, *, start=None, tolerance=1e-2, basis_size=8, max_restarts=50) -> LargestEigenvalue:
+def largest_eigenvalue(
+    operator: LinearOperator, *, start: np.ndarray | None = None, tolerance: float = 1e-2, basis_size: int = 8,
+    max_restarts: int = 50,
+) -> LargestEigenvalue:  # fmt: skip
     """The algebraically largest eigenvalue of a symmetric LinearOperator [p, p], by SciPy's Lanczos method (ARPACK).
 
     start: where the Krylov space begins, [p]: the eigenvector found a few training steps ago saves most of the

@@ -11,6 +11,7 @@ Pennington & Schoenholz 2020; the fixed points, phases and depth scales behind t
 in float64.
 """
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -24,7 +25,10 @@ _BLOCK = 2**17  # entries of a block: its dozen temporary arrays stay in a core'
 _EPS = np.finfo(np.float64).eps
 
 
-def limit_kernels(x1, x2=None, *, architecture, activation, weight_variance, bias_variance, depth):
+def limit_kernels(
+    x1: np.ndarray, x2: np.ndarray | None = None, *, architecture: str, activation: str, weight_variance: float,
+    bias_variance: float, depth: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """NNGP and NTK of an infinitely wide network.
 
     Args:
@@ -50,7 +54,10 @@ def limit_kernels(x1, x2=None, *, architecture, activation, weight_variance, bia
     )[depth]  # fmt: skip
 
 
-def limit_kernels_at(x1, x2=None, *, architecture, activation, weight_variance, bias_variance, depths):
+def limit_kernels_at(
+    x1: np.ndarray, x2: np.ndarray | None = None, *, architecture: str, activation: str, weight_variance: float,
+    bias_variance: float, depths: Iterable[int],
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """`limit_kernels` at several depths, at the cost of the largest: {depth: (nngp, ntk)}."""
     depths = [_whole(depth) for depth in depths]
     if not depths:
@@ -222,7 +229,7 @@ class Spectrum:
     condition_number: float
 
 
-def kernel_spectrum(kernel):
+def kernel_spectrum(kernel: np.ndarray) -> Spectrum:
     """Spectrum of a symmetric kernel [m, m], m >= 2.
 
     Raises ValueError for another shape or entries that are not finite.
@@ -233,14 +240,14 @@ def kernel_spectrum(kernel):
     return spectrum_of(scipy.linalg.eigvalsh(kernel))
 
 
-def spectrum_of(eigenvalues):
+def spectrum_of(eigenvalues: np.ndarray) -> Spectrum:
     """Spectrum from ascending eigenvalues [m]."""
     low, high = float(eigenvalues[0]), float(eigenvalues[-1])
     resolved = low > _EPS * len(eigenvalues) * high
     return Spectrum(high, float(np.mean(eigenvalues[:-1])), low, high / low if resolved else np.inf)
 
 
-def critical_condition(activation, samples, *, pixels=1):
+def critical_condition(activation: str, samples: int, *, pixels: int = 1) -> float:
     """The NTK's condition number in the limit of depth at criticality: 1 + m d B / (A - B) for m samples, where the
     kernel's off-diagonal B over its diagonal A tends to 1/3 (erf) or 1/4 (ReLU); pixels: d, under average pooling
     (Xiao et al. 2020, Table 1): (m d + 2) / 2 and (m d + 3) / 3."""

@@ -44,7 +44,7 @@ class KernelRegression:
     full_rank: bool
 
 
-def kernel_drift(before, after):
+def kernel_drift(before: np.ndarray, after: np.ndarray) -> KernelDrift:
     """Change of a kernel between two times.
 
     Args:
@@ -76,13 +76,13 @@ def kernel_drift(before, after):
     )
 
 
-def trace_kernel(kernel):
+def trace_kernel(kernel: np.ndarray) -> np.ndarray:
     """The trace form of a kernel [n, k, n, k], sum_a K[i, a, j, a] / k: [n, n] float64."""
     kernel = np.asarray(kernel, np.float64)
     return np.einsum("iaja->ij", kernel) / kernel.shape[1]
 
 
-def centred_alignment(a, b):
+def centred_alignment(a: np.ndarray, b: np.ndarray) -> float:
     """Centred kernel alignment of two kernels [n, n] of the same inputs (also known as linear CKA): in [0, 1].
 
     It does not change when a kernel is scaled or a constant is added to all of its entries, and is NaN where a kernel
@@ -93,7 +93,7 @@ def centred_alignment(a, b):
     return float(np.clip(np.vdot(a, b) / scale, -1, 1)) if scale > 0 else float("nan")
 
 
-def label_alignment(kernel, labels):
+def label_alignment(kernel: np.ndarray, labels: np.ndarray) -> float:
     """centred_alignment of a kernel [n, n] with that of its inputs' labels [n]: 1 for the same class, 0 for others."""
     labels = np.asarray(labels)
     return centred_alignment(kernel, labels[:, None] == labels)
@@ -105,7 +105,10 @@ def _centred(kernel):
     return centred if np.linalg.norm(centred) > 1e-13 * np.linalg.norm(kernel) else np.zeros_like(kernel)
 
 
-def kernel_regression(k_train_train, residual_targets, k_test_train, initial_test=None, *, ridge=0.0, eigen=None):
+def kernel_regression(
+    k_train_train: np.ndarray, residual_targets: np.ndarray, k_test_train: np.ndarray,
+    initial_test: np.ndarray | None = None, *, ridge: float = 0.0, eigen: tuple[np.ndarray, np.ndarray] | None = None,
+) -> KernelRegression:  # fmt: skip
     """Prediction of the linearized network (trained to convergence by gradient flow on the squared loss).
 
     Args:

@@ -12,6 +12,7 @@ velocity. The largest stable step is 2 (1 + mu) m / lambda_max, and fitted_share
 """
 import numpy as np
 import scipy.linalg
+from numpy.typing import ArrayLike
 
 from analysis.infinite_width_kernels import spectrum_of
 
@@ -41,7 +42,7 @@ def fitted_share(eigenvalues: np.ndarray, step_size: float, steps: int) -> np.nd
     return np.where(small, -np.expm1(steps * np.log1p(-np.where(small, share, 0))), 1 - (1 - share) ** steps)
 
 
-def momentum_share(eigenvalues: np.ndarray, rates, momentum: float, examples: int) -> np.ndarray:
+def momentum_share(eigenvalues: np.ndarray, rates: ArrayLike, momentum: float, examples: int) -> np.ndarray:
     """The fitted share of every eigenvalue [m k] after full-batch steps of the given rates [t] with momentum.
 
     examples: m. Precise also where it is small; beyond the largest stable rate it grows without bound.
@@ -54,7 +55,9 @@ def momentum_share(eigenvalues: np.ndarray, rates, momentum: float, examples: in
     return share
 
 
-def linearized_predictions(eigen, cross, share, residual, start):
+def linearized_predictions(
+    eigen: tuple[np.ndarray, np.ndarray], cross: np.ndarray, share: np.ndarray, residual: np.ndarray, start: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """f_t on test inputs, [test, k], of a network whose kernel couples its outputs.
 
     eigen: eigenvalues [m k] > 0 and eigenvectors [m k, m k] of Theta(X, X).  cross: Theta(x, X), [test, k, m, k].

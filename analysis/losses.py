@@ -8,13 +8,13 @@ Targets are always an array [n, k]; class labels enter as one-hot rows. The trai
 import tensorflow as tf
 
 
-def squared(targets, logits):
+def squared(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Half the squared Euclidean distance, [n, k] x [n, k] -> [n]."""
     targets = tf.cast(targets, logits.dtype)
     return 0.5 * tf.reduce_sum(tf.math.squared_difference(logits, targets), axis=-1)
 
 
-def cross_entropy(targets, logits):
+def cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of softmax(logits) against target probabilities, [n, k] x [n, k] -> [n]."""
     targets = tf.cast(targets, logits.dtype)
     # Not tf.nn.softmax_cross_entropy_with_logits: its fused kernel has no second-order forward-mode derivative,

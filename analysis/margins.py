@@ -12,7 +12,7 @@ import numpy as np
 from analysis.keras_internals import all_layers
 
 
-def margins(logits, labels) -> np.ndarray:
+def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Logit of the label minus the largest other one, [n].  logits [n, k], labels [n] integers, k at least 2."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     rows = np.arange(len(logits))
@@ -30,7 +30,7 @@ def spectral_product(model: keras.Model) -> float | None:
     return float(np.prod([np.linalg.norm(kernel, 2) for kernel in kernels]))
 
 
-def normalized_margins(model: keras.Model, x, logits, labels) -> np.ndarray | None:
+def normalized_margins(model: keras.Model, x: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """margins / (spectral_product * root mean square of ||x_i||), [n]; None for models without a spectral_product.
 
     x [n, ...].  Raises no error for a product of 0: the margins are then nan.

@@ -34,7 +34,7 @@ class Phase:
     xi_star: float  # layers: scale of generalization in the chaotic phase, 1 / (log chi_1 - log chi_c); inf elsewhere
 
 
-def phase(activation, weight_variance, bias_variance):
+def phase(activation: str, weight_variance: float, bias_variance: float) -> Phase:
     """Fixed points and depth scales; chi is defined as weight_variance * E[phi' phi'].
 
     ReLU with weight_variance > 2 is called chaotic by its chi_1 > 1, though correlations tend to 1 there too: kernels
@@ -94,7 +94,7 @@ def _correlation(layer, q):
     return c, chi(c)
 
 
-def critical_weight_variance(activation, bias_variance):
+def critical_weight_variance(activation: str, bias_variance: float) -> float:
     """The weight variance between the ordered and the chaotic phase, where chi_1 = 1."""
     Layer(activation, 1.0, bias_variance)
     if activation == "relu":

@@ -21,12 +21,15 @@ from analysis import ntk_layers
 from analysis.keras_internals import all_layers, releasable_graphs, structure
 from analysis.ntk_calls import check_inference, hold_back, recorded_calls
 
+Inputs = np.ndarray | list | dict  # what a model takes: an array, or arrays by position or name
 BLOCK_BYTES = 3 * 2**29  # recorded inputs and cotangents of one block of samples, when block_size is not given
 # model -> (fingerprint, _Recording): traced once, as long as the model stays the same
 _RECORDED = weakref.WeakKeyDictionary()
 
 
-def empirical_ntk(model, x1, x2=None, *, outputs="full", block_size=None):
+def empirical_ntk(
+    model: keras.Model, x1: Inputs, x2: Inputs | None = None, *, outputs: str = "full", block_size: int | None = None,
+) -> np.ndarray:  # fmt: skip
     """Empirical NTK of a Keras model, exact to rounding in the model's precision.
 
     Args:
@@ -89,7 +92,9 @@ def empirical_ntk(model, x1, x2=None, *, outputs="full", block_size=None):
     return out if outputs == "trace" else out.reshape(n1, k, n2, k)
 
 
-def ntk_vector_product(model, x, v, *, block_size=None):
+def ntk_vector_product(
+    model: keras.Model, x: Inputs, v: np.ndarray, *, block_size: int | None = None,
+) -> np.ndarray:  # fmt: skip
     """Theta v = J (J' v) without forming Theta: one backward and one forward-mode pass a block of samples.
 
     Args:

@@ -1,13 +1,14 @@
 """A model's trainable parameters as one vector: random points in a ball around a network, lines between networks."""
+import keras
 import numpy as np
 
 
-def get_parameters(model):
+def get_parameters(model: keras.Model) -> np.ndarray:
     """All trainable variables, flattened in order, [p] float64."""
     return np.concatenate([np.asarray(v, np.float64).ravel() for v in model.trainable_variables])
 
 
-def split_like(model, vector):
+def split_like(model: keras.Model, vector: np.ndarray) -> list[np.ndarray]:
     """The vector [p] cut and shaped into the trainable variables' shapes; ValueError when p is not their size."""
     shapes = [tuple(v.shape) for v in model.trainable_variables]
     sizes = [int(np.prod(shape)) for shape in shapes]
@@ -20,7 +21,7 @@ def split_like(model, vector):
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def set_parameters(model, vector) -> None:
+def set_parameters(model: keras.Model, vector: np.ndarray) -> None:
     """Assigns a vector [p] to the trainable variables, in the order of get_parameters."""
     for variable, part in zip(model.trainable_variables, split_like(model, vector), strict=True):
         variable.assign(part)

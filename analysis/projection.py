@@ -10,6 +10,7 @@ with N_l = I - P[J_1 ... J_{l-1}].
 Everywhere else L is above that value: the gap, 1/(2n) ||P[J] (vec f - vec Y)||^2, tells how far a point is from
 stationary.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Projection:
     ranks: np.ndarray       # [layers], what each block adds to the numerical rank of J
 
 
-def project_targets(jacobian, layers, outputs, y) -> Projection:
+def project_targets(jacobian: np.ndarray, layers: Sequence[slice], outputs: np.ndarray, y: np.ndarray) -> Projection:
     """The theorem's value, its terms by layer and the gap at one point.
 
     jacobian [n k, p], rows ordered by example, then output; layers: slices of its columns, in the order of the sum;

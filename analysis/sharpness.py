@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from analysis.hessian import TrainingLoss
 from analysis.parameters import get_parameters, set_parameters
 
 
@@ -34,7 +35,9 @@ class Sharpness:
     evaluations: int        # of loss and gradient
 
 
-def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sharpness:
+def sharpness(
+    surface: TrainingLoss, *, epsilon: float, dimension: int | None = None, iterations: int = 10, seed: int = 0,
+) -> Sharpness:  # fmt: skip
     """Keskar et al.'s sharpness of a TrainingLoss at its model's parameters; the model is left as it was.
 
     epsilon: size of the box.  dimension: of a random subspace; None for the full space.  iterations: of L-BFGS-B, at
@@ -83,7 +86,7 @@ def sharpness(surface, *, epsilon, dimension=None, iterations=10, seed=0) -> Sha
     return Sharpness(100 * (largest - loss) / (1 + loss), loss, largest, found["evaluations"])
 
 
-def corner_sharpness(surface, *, epsilon, iterations=5, seed=0) -> Sharpness:
+def corner_sharpness(surface: TrainingLoss, *, epsilon: float, iterations: int = 5, seed: int = 0) -> Sharpness:
     """Keskar et al.'s sharpness in the full space, sought at the box's corners alone; the model is left as it was.
 
     At a minimum f is nearly convex over so small a box, and a convex function is largest at a corner: u <-
@@ -121,7 +124,9 @@ class AdaptiveSharpness:
     evaluations: int        # of loss and gradient
 
 
-def adaptive_sharpness(surface, *, radius, iterations=20, seed=0) -> AdaptiveSharpness:
+def adaptive_sharpness(
+    surface: TrainingLoss, *, radius: float, iterations: int = 20, seed: int = 0,
+) -> AdaptiveSharpness:  # fmt: skip
     """Kwon et al.'s adaptive sharpness of a TrainingLoss at its model's parameters; the model is left as it was.
 
     The maximum is sought by u <- radius * g / ||g||, with g the gradient in u, from the ascent step of ASAM (which is

@@ -6,6 +6,7 @@ direction is "undecided" when the interval holds both answers; one seed or one l
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 from scipy.spatial.distance import cdist
 
@@ -55,7 +56,7 @@ def _check_level(level):
         raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
 
 
-def t_interval(values, level=0.95) -> Interval:
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Student's interval for the mean of values [n]; low and high are nan with fewer than two finite values."""
     _check_level(level)
     values = np.asarray(values, float).ravel()
@@ -71,7 +72,7 @@ def t_interval(values, level=0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, std, n, dropped)
 
 
-def one_sided_p(estimate, bound=0.0, *, above=True) -> float:
+def one_sided_p(estimate: Interval | PairedDifference, bound: float = 0.0, *, above: bool = True) -> float:
     """p-value of Student's one-sided test that the mean over n values lies above (or below) a bound; nan for n < 2.
 
     estimate: anything with mean, std and n, such as Interval and PairedDifference.
@@ -94,7 +95,7 @@ def _pairs(a, b):
     return a[finite], b[finite], int((~finite).sum())
 
 
-def paired_difference(a, b, level=0.95) -> PairedDifference:
+def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedDifference:
     """Is a, paired with b by seed, greater?  a, b [n]."""
     a, b, dropped = _pairs(a, b)
     difference = a - b
@@ -109,7 +110,7 @@ def paired_difference(a, b, level=0.95) -> PairedDifference:
     return PairedDifference(interval.mean, interval.low, interval.high, n, p_value, direction, dropped, interval.std)
 
 
-def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
+def monotone_trend(levels: ArrayLike, values: ArrayLike, blocks: ArrayLike, level: float = 0.95) -> Trend:
     """Does a measure rise or fall with the level (a width, say)?  levels, values, blocks: [m], one entry per run.
 
     A direction needs at least two levels and two complete blocks (seeds), and a t-interval of the per-block slopes that
@@ -140,7 +141,7 @@ def monotone_trend(levels, values, blocks, level=0.95) -> Trend:
     return Trend(slopes, direction, len(complete), dropped)
 
 
-def rank_correlation(a, b, level=0.95) -> RankCorrelation:
+def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> RankCorrelation:
     """Spearman's correlation of a, b [n] with Fisher's interval, standard error sqrt((1 + r^2/2) / (n - 3)) (Bonett &
     Wright 2000); nan limits with n < 4. A perfect correlation takes the limits of the nearest imperfect one, one swap
     away, and closes the interval at +-1, as Fisher's own would have no width."""
@@ -162,7 +163,7 @@ def rank_correlation(a, b, level=0.95) -> RankCorrelation:
     return RankCorrelation(r, float(low), float(high), p_value, n, dropped)
 
 
-def leave_one_out_error(features, values, neighbours=3) -> float:
+def leave_one_out_error(features: ArrayLike, values: ArrayLike, neighbours: int = 3) -> float:
     """Mean absolute error of predicting each of values [n] by its nearest neighbours among the others.
 
     features [n] or [n, d], each replaced by its ranks over n, so that no monotone transform changes anything; equally

@@ -34,6 +34,7 @@ START = 20  # seconds that Ray and TensorFlow need until the first config of a w
 MANY = 160  # configs that are worth that start however short they are: the shortest take a quarter of a second
 SHORT = 5  # seconds of a run's first config, which traces for all of its architecture, that say little of the next
 WIDE = 512  # an mlp with wider layers, or a convolutional network, has by default all cores
+MAX_THREADS = 1024  # more than any machine has cores; with very many TensorFlow never begins
 RENEW = 500  # configs after which Ray renews a worker: its memory is flat, but for what a person's layers may keep
 TRIES = 3  # of a config whose worker dies
 PATIENCE = 20  # seconds for a cluster to answer
@@ -62,6 +63,8 @@ class Workers:
         for name, value in (("workers", self.number), ("threads_per_config", self.threads)):
             if value not in (CHOOSE, None) and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value}")
+        if isinstance(self.threads, int) and self.threads > MAX_THREADS:
+            raise ValueError(f"threads_per_config must be at most {MAX_THREADS}, got {self.threads}")
         if self.cpus is not None and not (0 < self.cpus < math.inf):
             raise ValueError(f"cpus_per_config must be a number above 0, got {self.cpus}")
         if not 0 <= self.gpus < math.inf or (self.gpus > 1 and self.gpus != int(self.gpus)):

@@ -5,7 +5,6 @@ What is not yet known is measured in this process, or by the workers of harness/
 import contextlib
 import hashlib
 import json
-import sys
 import time
 import traceback
 from collections import deque
@@ -25,9 +24,10 @@ from harness.experiment import ProtocolError
 from harness.memo import Memo, model_content
 from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
+from models.user_model import check_file
 from reporting import figures as plots
 from reporting import files, verdict_file
-from reporting.progress import Progress
+from reporting.progress import Progress, print_line
 from reporting.report import machine, versions_used, write_report, write_results
 from reporting.run_folder import ForeignCheckpoint, Run
 from training import data as training_data
@@ -89,6 +89,8 @@ def run(
     )  # fmt: skip
     workers = workers or Workers()
     with refusals():
+        if not str(out_dir):
+            raise ValueError("out_dir must name a folder, got nothing")
         workers.validate()
         sitting.plan_looks(max_seeds, margins or {})
     with contextlib.ExitStack() as stack:
@@ -123,7 +125,7 @@ class Sitting:
 
     def say(self, line):
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print_line(line)
 
     def plan_looks(self, max_seeds, margins):
         """The seeds of each look, and the margins of the judge.  Raises ValueError for what cannot be."""
@@ -131,6 +133,9 @@ class Sitting:
         self.limit = trial.parse_max_seeds(max_seeds, self.experiment, self.options)
         self.plan = trial.plan_seeds(self.grid["seed"], self.limit)
         self.margins = trial.check_margins(self.experiment, margins)
+        for model in self.grid["model"]:
+            if model.endswith(".keras"):
+                check_file(model)  # before a default of the experiment is found not to suit a file
         self.taken = stored.describe(self.experiment, self.grid["model"], self.options)
         if self.taken:
             self.say(self.taken)

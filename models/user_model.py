@@ -7,6 +7,14 @@ import keras
 import numpy as np
 
 
+def check_file(path):
+    """Raise ValueError, in one line, where there is no file at this path, or none that can be opened."""
+    if not Path(path).is_file():
+        raise ValueError(f"model file {path} does not exist; expected a model saved by model.save('name.keras')")
+    if not zipfile.is_zipfile(path):  # Keras would say that the file is missing
+        raise ValueError(f"model file {path} cannot be loaded: it is damaged or not in the .keras format")
+
+
 def load_user_model(path, input_shape, num_classes, dtype=None):
     """Load the .keras file at `path` as a network for inputs [n, *input_shape] and logits [n, num_classes].
 
@@ -16,10 +24,7 @@ def load_user_model(path, input_shape, num_classes, dtype=None):
     does not fit the data, another dtype, or a softmax or sigmoid at the end where logits are needed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"model file {path} does not exist; expected a model saved by model.save('name.keras')")
-    if not zipfile.is_zipfile(path):  # Keras would say that the file is missing
-        raise ValueError(f"model file {path} cannot be loaded: it is damaged or not in the .keras format")
+    check_file(path)
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file raises nearly anything: zip, h5, json, type and value errors

@@ -10,6 +10,13 @@ from tqdm import tqdm
 LINES = 16  # of running configs; a number says how many more there are
 
 
+def print_line(line, stream=None):
+    """Print a line on stderr, above whatever bars there are."""
+    stream = stream or sys.stderr
+    tqdm.write(line, file=stream)
+    stream.flush()
+
+
 class Progress:
     """`total` configs are to be computed; `epoch` is called after each training epoch, `done` after each config."""
 
@@ -78,10 +85,7 @@ class Progress:
             self.say(f"[{self.count}/{self.total}] {name}: {took}, about {left:.0f} s left{others}")
 
     def say(self, line):
-        if self.terminal:
-            self.grid.write(line, file=self.stream)
-        else:
-            print(line, file=self.stream, flush=True)
+        print_line(line, self.stream)
 
     def close_epochs(self):
         if self.epochs is not None:

@@ -131,7 +131,7 @@ def test_every_command_spans_a_grid_under_todays_flags(subject, monkeypatch, cap
         given = {name: values[name].value for name in experiment.fields if values[name].value is not None}
         configs, _ = grid.expand(experiment, given)
         assert configs, line
-        own = experiment.config().data  # whose number of images is meant for its data set: 200 digits, not 200 of CIFAR-10
+        own = experiment.config().data  # whose number of images suits its data set: 200 digits, not 200 of CIFAR-10
         if own.train_size and any(config.data.dataset != own.dataset for config in configs):
             assert "train_size" in given, line
     assert capsys.readouterr().err == ""  # no flag has another name by now

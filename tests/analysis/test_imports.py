@@ -1,4 +1,6 @@
-"""Importing analysis/ changes nothing global: logging, figures and precision stay as they were."""
+"""Importing analysis/ or reporting/ changes nothing global, as logging, figures or precision; the library is typed."""
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import logging, os, pkgutil, random, signal, sys, warnings
 import keras, matplotlib, numpy as np, pandas as pd, tensorflow as tf
+import matplotlib.figure, pandas.plotting, tqdm
 import scipy.linalg, scipy.optimize, scipy.sparse.linalg, scipy.spatial.distance, scipy.special, scipy.stats
 import threadpoolctl
 
@@ -36,14 +39,14 @@ def state():
     }
 
 before = state()
-import analysis
-names = [module.name for module in pkgutil.iter_modules(analysis.__path__)]
+room = sys.argv[1]
+names = [module.name for module in pkgutil.iter_modules(__import__(room).__path__)]
 for name in names:
-    __import__(f"analysis.{name}")
+    __import__(f"{room}.{name}")
 after = state()
 for name, log in list(after["loggers"].items()):  # a library that is imported only now may have loggers of its own
     if name not in before["loggers"]:
-        assert not name.startswith("analysis"), name
+        assert not name.startswith(room), name
         del after["loggers"][name]
 changed = [key for key in before if before[key] != after[key]]
 rooms = {"experiments", "harness", "judging", "models", "reporting", "training"}
@@ -51,9 +54,28 @@ print(len(names), changed, sorted({module.split(".")[0] for module in sys.module
 """
 
 
+LIBRARY = (  # of analysis/: what a person calls, as README and notebooks do
+    "activations", "affine_minimum", "conv_operators", "evaluation", "hessian", "infinite_width_kernels", "kernels",
+    "linearized_training", "losses", "margins", "mean_field", "ntk", "parameters", "projection", "sharpness",
+    "statistics",
+)  # fmt: skip
+
+
 @pytest.mark.slow
-def test_importing_analysis_changes_nothing_global():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(("room", "needs"), [("analysis", []), ("reporting", ["judging", "training"])])
+def test_importing_a_room_changes_nothing_global(room, needs):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, room], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    modules = len(list((ROOT / "analysis").glob("[!_]*.py")))
-    assert done.stdout.splitlines()[-1] == f"{modules} [] []"  # nor does it import what is built on it
+    modules = len(list((ROOT / room).glob("[!_]*.py")))
+    found = sorted({*needs, room} - {"analysis"})
+    assert done.stdout.splitlines()[-1] == f"{modules} [] {found}"  # nor does it import what is built on it
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_what_a_person_calls_is_typed(name):
+    module = importlib.import_module(f"analysis.{name}")
+    for title, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ == module.__name__ and not title.startswith("_"):
+            signature = inspect.signature(function)
+            kinds = [signature.return_annotation, *(part.annotation for part in signature.parameters.values())]
+            assert inspect.Signature.empty not in kinds, title

@@ -46,6 +46,7 @@ def run(fake, folder, given=None, quiet=True, **options):
         ({"number": 0}, "workers must be a whole number of at least 1, got 0"),
         ({"number": -1}, "workers must be a whole number of at least 1, got -1"),
         ({"threads": 0}, "threads_per_config must be a whole number of at least 1, got 0"),
+        ({"threads": 10**5}, "threads_per_config must be at most 1024, got 100000"),
         ({"cpus": 0.0}, "cpus_per_config must be a number above 0, got 0.0"),
         ({"gpus": -1}, "gpus_per_config must be a share of one GPU, such as 0.25, or a number, got -1"),
         ({"gpus": 1.5}, "gpus_per_config must be a share of one GPU, such as 0.25, or a number, got 1.5"),

@@ -277,6 +277,13 @@ def test_bad_input_ends_before_any_folder_or_measure(tmp_path, what):
     assert fake.calls == [] and no_folder(tmp_path)
 
 
+def test_a_folder_without_a_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where everything would have been written
+    with pytest.raises(runner.InvalidInput, match="out_dir must name a folder"):
+        run(Fake(), "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_bad_config_late_in_the_grid_ends_before_the_first_is_computed(tmp_path):
     def check(config, data, run):
         if config.seed == 2:

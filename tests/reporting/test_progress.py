@@ -1,7 +1,7 @@
 """reporting/progress.py: bars on a terminal, plain lines elsewhere."""
 import io
 
-from reporting.progress import LINES, Progress
+from reporting.progress import LINES, Progress, print_line
 
 
 class Terminal(io.StringIO):
@@ -63,3 +63,14 @@ def test_a_line_for_each_config_of_several_workers_on_a_terminal():
     progress.close()
     text = stream.getvalue()
     assert f"config {LINES - 2:02d}: begins" in text and f"config {LINES - 1:02d}" not in text and "and 6 more" in text
+
+
+def test_a_line_from_elsewhere_stands_above_the_bars():
+    stream = Terminal()
+    progress = Progress(2, stream)
+    print_line("Ray: 2 on this machine.", stream)
+    progress.close()
+    assert "\rRay: 2 on this machine.\n" in stream.getvalue()  # and not behind a bar
+    plain = io.StringIO()
+    print_line("alone", plain)
+    assert plain.getvalue() == "alone\n"

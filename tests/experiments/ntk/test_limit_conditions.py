@@ -89,14 +89,18 @@ def test_ids_of_earlier_configs_stay(experiment):
         ({"widths": (8, 4)}, "rate_scaling width needs a model by name and one --width"),
         ({"target_loss": 0.0}, "target_loss must be a finite number above 0"),
         ({"target_loss": float("inf")}, "target_loss must be a finite number above 0"),
+        ({"model": "nowhere.keras"}, "model file nowhere.keras does not exist"),
+        ({"model": "damaged.keras"}, "model file damaged.keras cannot be loaded"),
     ],
 )
-def test_bad_input_ends_before_any_training(tmp_path, options, message):
+def test_bad_input_ends_before_any_training(tmp_path, monkeypatch, options, message):
     import run_ntk
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.keras").write_text("no zip")
     with pytest.raises(InvalidInput, match=message):
-        run_ntk.run("drift", out_dir=tmp_path, quiet=True, **options)
-    assert not list(tmp_path.iterdir())
+        run_ntk.run("drift", out_dir=tmp_path / "out", quiet=True, **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stored_file_keeps_its_own_rate(tmp_path):
