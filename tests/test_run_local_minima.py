@@ -223,7 +223,8 @@ def test_initialization(tmp_path):
     relative = table["after/gradient_norm"] * table["after/parameter_norm"] / table["after/regularized_loss"]
     np.testing.assert_allclose(table["after/relative_gradient"], relative, rtol=1e-12)
     curved = table["after/smallest_eigenvalue"] < -0.01 * table["after/largest_eigenvalue"].abs()
-    assert (table["after/stationary"].astype(bool) == ((relative <= 0.01) & ~curved)).all()
+    converged = table["after/eigenvalues_converged"].astype(bool)
+    assert (table["after/stationary"].astype(bool) == ((relative <= 0.01) & ~curved & converged)).all()
     rates = dict(zip(table["initialization"], table["training/learning_rate"]))
     assert rates["zero"] == rates["default"] == 0.01 > rates["embedding"] > 0
     assert list(report.folder.glob("figures/loss_by_initialization.png"))

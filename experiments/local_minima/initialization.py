@@ -9,8 +9,9 @@ a start only where its run ends (nearly) at a stationary point of the loss that 
     ||grad L|| ||theta|| <= NEAR L          to first order, moving theta by its own norm changes L by at most 1 %
     smallest eigenvalue >= -NEAR largest    no direction is curved downwards by more than 1 % of the largest curvature
 
-Both are free of the scale of loss and weights. Dead units and steps too small to move are told apart by them: weight
-decay pulls at a network that merely did not move.
+The second only where both eigenvalues converged: until then a Ritz value bounds the smallest one from above. Both are
+free of the scale of loss and weights. Dead units and steps too small to move are told apart by them: weight decay pulls
+at a network that merely did not move.
 """
 import dataclasses
 from dataclasses import dataclass, field
@@ -165,10 +166,12 @@ def measure(config, data, run):
 def is_stationary(after):
     """Is it (nearly) a stationary point without downward curvature?  after: one row's or a table's measures after it.
 
-    False where the gradient was not measured relative to the parameters, as by earlier versions.
+    False where the gradient was not measured relative to the parameters, as by earlier versions, and where an
+    eigenvalue did not converge.
     """
     curvature = after["after/smallest_eigenvalue"] >= -NEAR * abs(after["after/largest_eigenvalue"])
-    return (after["after/relative_gradient"] <= NEAR) & curvature
+    converged = np.equal(after["after/eigenvalues_converged"], 1)  # what was not measured is not known
+    return (after["after/relative_gradient"] <= NEAR) & curvature & converged
 
 
 def initialize(config, data, run):
@@ -215,8 +218,8 @@ def judge(results):
         "One-sided paired t-tests over seeds, per setting (runs alike in all but seed and start): log10 of the final "
         f"training loss minus default initialization's. Refuted where a start ends more than {factor:g} times above, "
         f"(nearly) at a stationary point in every run: gradient norm times parameter norm at most {NEAR:g} of the "
-        f"loss, and no eigenvalue below -{NEAR:g} of the largest. Supported, of the starts tried, where all of them "
-        f"end within {factor:g} times."
+        f"loss, and, converged, no eigenvalue below -{NEAR:g} of the largest. Supported, of the starts tried, where all "
+        f"of them end within {factor:g} times."
     )
     if not len(results.measured("after/train/loss")):
         return Verdict("undecided", "Every network diverged.", test)
@@ -270,7 +273,7 @@ def compare_starts(group, factor, confidence) -> Finding:
 def stationary_runs(rows):
     """[bool] of the runs of a start that did not diverge: did they end at a (nearly) stationary point?"""
     columns = [f"after/{name}" for name in ("train/loss", "relative_gradient", "smallest_eigenvalue",
-                                            "largest_eigenvalue")]  # fmt: skip
+                                            "largest_eigenvalue", "eigenvalues_converged")]  # fmt: skip
     measured = rows.reindex(columns=columns).astype(float).dropna(subset=columns[:1])
     return is_stationary(measured).to_numpy()
 
