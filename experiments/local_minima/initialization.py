@@ -218,8 +218,8 @@ def judge(results):
         "One-sided paired t-tests over seeds, per setting (runs alike in all but seed and start): log10 of the final "
         f"training loss minus default initialization's. Refuted where a start ends more than {factor:g} times above, "
         f"(nearly) at a stationary point in every run: gradient norm times parameter norm at most {NEAR:g} of the "
-        f"loss, and, converged, no eigenvalue below -{NEAR:g} of the largest. Supported, of the starts tried, where all "
-        f"of them end within {factor:g} times."
+        f"loss, and, converged, no eigenvalue below -{NEAR:g} of the largest. Supported, of the starts tried, where "
+        f"all of them end within {factor:g} times."
     )
     if not len(results.measured("after/train/loss")):
         return Verdict("undecided", "Every network diverged.", test)
