@@ -257,9 +257,12 @@ class Process:
             raise RuntimeError(f"{self.method} ended without an answer: {why}")
         return json.loads(line)
 
-    def epoch(self):
+    def begin(self):
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
+
+    def epoch(self):
+        self.begin()
         return self.answer()
 
     def close(self):
