@@ -94,7 +94,10 @@ class TrainingLoss:
     one shape.
     """
 
-    def __init__(self, model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+    def __init__(
+        self, model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, weight_decay: float = 0.0,
+        batch_size: int = 1024,
+    ):  # fmt: skip
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}, got {loss!r}")
         if len(x) != len(y) or len(x) == 0 or batch_size < 1 or weight_decay < 0:
@@ -124,14 +127,14 @@ class TrainingLoss:
     def _flat(tensors):
         return np.concatenate([t.numpy().ravel() for t in tensors])
 
-    def value(self):
+    def value(self) -> float:
         """The loss, float."""
         value = float(self._graphs.value_graph(*self._examples))
         if self.weight_decay:
             value += 0.5 * self.weight_decay * float(np.sum(get_parameters(self.model)**2))
         return value
 
-    def value_and_gradient(self):
+    def value_and_gradient(self) -> tuple[float, np.ndarray]:
         """The loss and its gradient [p] float64."""
         value, gradients = self._graphs.gradient_graph(*self._examples)
         value, gradient = float(value), self._flat(gradients)
@@ -141,19 +144,19 @@ class TrainingLoss:
             gradient += self.weight_decay * theta
         return value, gradient
 
-    def product(self, vector):
+    def product(self, vector: np.ndarray) -> np.ndarray:
         """Hessian times vector, [p] -> [p] float64."""
         vector = np.asarray(vector, np.float64).ravel()
         parts = [tf.constant(part, v.dtype) for part, v in
                  zip(split_like(self.model, vector), self.model.trainable_variables, strict=True)]
         return self._flat(self._graphs.product_graph(*self._examples, parts)) + self.weight_decay * vector
 
-    def hessian(self):
+    def hessian(self) -> LinearOperator:
         """The Hessian as a symmetric LinearOperator [p, p], at the parameters that the model has when it is applied."""
         p = self.parameter_count
         return LinearOperator((p, p), matvec=self.product, rmatvec=self.product, dtype=np.float64)
 
-    def values_at(self, points):
+    def values_at(self, points: Iterable[np.ndarray]) -> np.ndarray:
         """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
         before = [v.numpy() for v in self.model.trainable_variables]
         losses = []
