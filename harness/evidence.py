@@ -47,7 +47,7 @@ class KeptRun:
     entries: dict
     kept: Verdict
     verdict: Verdict
-    experiment: object
+    experiment: Experiment
     results: Results
     trial: str
 

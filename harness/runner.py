@@ -53,7 +53,7 @@ class Report:
     failed: {config id: what its code raised, or what became of its worker}; they are not among the results.
     """
 
-    verdict: object
+    verdict: Verdict
     results: Results
     folder: Path
     failed: dict = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from judging.verdict import Verdict
+from judging.verdict import Claim, Verdict
 from reporting import figures as plots
 from reporting import files, report_html, tables
 from reporting.run_folder import FIRST_ARITHMETIC, versions
@@ -36,8 +36,8 @@ class Facts:
     """
 
     title: str
-    claim: object
-    verdict: object
+    claim: Claim
+    verdict: Verdict
     summary: pd.DataFrame
     keys: list
     seeds: pd.DataFrame
