@@ -3,6 +3,7 @@
 The theorem there: with g_k(x) = a_k exp(w_k . x + b_k) on a skip from input to outputs, and a penalty on ||a||^2, every
 local minimum of the training loss has a = 0 and is a global minimum of the network alone.
 """
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,7 +25,7 @@ class ExponentialNeurons(keras.layers.Layer):
         super().__init__(**options)
         self.outputs, self.scale, self.random_seed = outputs, scale, seed
 
-    def build(self, shape: tuple) -> None:
+    def build(self, shape: Sequence) -> None:
         draw = keras.initializers.RandomNormal(0.0, self.scale, seed=layer_seed(self.random_seed, "exponential"))
         self.w = self.add_weight(shape=(int(np.prod(shape[1:])), self.outputs), initializer=draw, name="w")
         self.b = self.add_weight(shape=(self.outputs,), initializer="zeros", name="b")

@@ -7,6 +7,7 @@ Project the points on a direction a that tells them apart, z_1 < ... < z_n, and 
 < z_n: A_ij = max(z_i - b_j, 0) is lower triangular with diagonal z_i - b_i > 0, and forward substitution solves A w =
 y.
 """
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ class Hinges(layers.Layer):
         super().__init__(**options)
         self.units = units
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: Sequence) -> None:
         self.thresholds = self.add_weight(shape=(self.units,), initializer="zeros", name="thresholds")
 
     def call(self, z: tf.Tensor) -> tf.Tensor:

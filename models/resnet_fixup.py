@@ -5,6 +5,8 @@ other convolution of a branch at He's scale times L^(-1/(2m-2)) = L^(-1/2). A sc
 classifier and every convolution of a branch, and each branch has one scalar multiplier. So the logits start at 0, and
 all blocks that keep the shape start as the identity.
 """
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -16,7 +18,7 @@ from models.layers import GAINS, LayerFactory
 class ScalarBias(layers.Layer):
     """x + b with one trainable number b, 0 at the start."""
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: Sequence) -> None:
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -27,7 +29,7 @@ class ScalarBias(layers.Layer):
 class ScalarScale(layers.Layer):
     """a * x with one trainable number a, 1 at the start."""
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: Sequence) -> None:
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -41,7 +43,7 @@ class DoubleChannels(layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return keras.ops.concatenate([x, keras.ops.zeros_like(x)], axis=-1)
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
+    def compute_output_shape(self, input_shape: Sequence) -> tuple:
         return (*input_shape[:-1], 2 * input_shape[-1])
 
 

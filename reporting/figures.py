@@ -73,7 +73,7 @@ def interval_line(axis: Axes, x: Sequence[float], intervals: Sequence, *, label:
     axis.errorbar(x, means, [low, high], label=label, capsize=3, markersize=5, **style)
 
 
-def against_width(axis: Axes, groups: "list[Group]", measures: dict[str, str] | str, label: str) -> None:
+def against_width(axis: Axes, groups: "list[Group]", measures: dict[str, str | None] | str, label: str) -> None:
     """Means of measures against width, with 95 % t-intervals over seeds, one line per group and measure.
 
     groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models without a
