@@ -115,7 +115,7 @@ class Layer:
                 raise ValueError(f"{name} must be finite and {'> 0' if name[0] == 'w' else '>= 0'}, got {value}")
         self.relu, self.weight, self.bias = activation == "relu", float(weight_variance), float(bias_variance)
 
-    def affine(self, expectation: np.ndarray) -> np.ndarray:
+    def affine(self, expectation: float | np.ndarray) -> float | np.ndarray:
         return self.weight * expectation + self.bias
 
     def expectations(self, k12: np.ndarray, k11: np.ndarray, k22: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +147,7 @@ class Layer:
         expectation *= lengths[1]
         return expectation, slope
 
-    def own(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def own(self, q: np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
         """The same for u = v with variance q."""
         if self.relu:
             return q / 2, np.full_like(q, 0.5)

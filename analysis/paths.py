@@ -8,7 +8,7 @@ which is 0 where no point lies above. Paths are straight lines, and the quadrati
 (1802.10026, section 3). A network between two others has its own batch norm statistics: they are computed anew on the
 training set at each point, as in Garipov et al.
 """
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
@@ -47,7 +47,7 @@ def bezier_weights(t: float | tf.Tensor) -> tuple:
     return (1 - t) * (1 - t), 2 * t * (1 - t), t * t
 
 
-def barrier(times: Sequence[float], values: Sequence[float]) -> Barrier:
+def barrier(times: np.ndarray, values: np.ndarray) -> Barrier:
     """The Barrier of values [m] at times [m] from 0 to 1; infinite where a value is not finite."""
     times, values = np.asarray(times, float), np.asarray(values, float)
     if times.shape != values.shape or len(times) < 2 or times[0] != 0 or times[-1] != 1:

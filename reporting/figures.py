@@ -3,7 +3,7 @@
 Importing this changes nothing in Matplotlib: the look holds inside of `with style():`, where the runner draws.
 """
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def panel_grid(count: int, columns: int = 3, *, width: float = 4.8, height: floa
     return figure, list(axes.flat[:count])
 
 
-def interval_line(axis: Axes, x: Sequence[float], intervals: Sequence, *, label: str, **style: Any) -> None:
+def interval_line(axis: Axes, x: Iterable[float], intervals: Sequence, *, label: str, **style: Any) -> None:
     """A line through the means of intervals over x, with bars from low to high where there are several seeds."""
     means = [i.mean for i in intervals]
     low = [max(i.mean - i.low, 0) if i.low == i.low else 0 for i in intervals]

@@ -7,6 +7,7 @@
 Goldblum et al. 2020, section 3: norm_bias draws the parameters towards a norm that need not be small; weight_decay is
 norm_bias with target 0. theta is all trainable parameters, batch norm and biases included, or the kernels only.
 """
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -69,7 +70,7 @@ class RegularizedSGD(keras.optimizers.SGD):
             else:
                 variable.assign(tf.zeros(variable.shape, variable.dtype))
 
-    def apply(self, grads: list[tf.Tensor], trainable_variables: list | None = None) -> None:
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence | None = None) -> None:
         if self.regularizer != "none" and self.coefficient != 0:
             variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
             # Replicas sum their gradients, so each adds its share.
