@@ -74,8 +74,8 @@ def config_id(experiment: Experiment, config: Any) -> str:
 
 def run(
     script: str, experiment: Experiment, options: dict | None = None, *, name: str, out_dir: str | Path = "results",
-    data_dir: str | None = None, overwrite: bool = False, quiet: bool = False, max_seeds: int | None = None,
-    margins: dict[str, float] | None = None, workers: Workers | None = None,
+    data_dir: str | None = None, overwrite: bool = False, quiet: bool = False, max_seeds: int | str | None = None,
+    margins: dict | None = None, workers: Workers | None = None,
 ) -> Report:  # fmt: skip
     """Run an Experiment on the grid that `options` span, and write its report.
 
@@ -135,7 +135,7 @@ class Sitting:
         if not self.quiet:
             print_line(line)
 
-    def plan_looks(self, max_seeds: int | None, margins: dict[str, float]) -> None:
+    def plan_looks(self, max_seeds: int | str | None, margins: dict) -> None:
         """The seeds of each look, and the margins of the judge.  Raises ValueError for what cannot be."""
         self.grid = grids.axes(self.experiment, self.options)
         self.limit = trial.parse_max_seeds(max_seeds, self.experiment, self.options)
