@@ -346,13 +346,43 @@ def certify(model: keras.Model, affine: AffineMinimum, x: np.ndarray, y: np.ndar
     """
     x, y = _arrays(x, y, loss)
     weights = relu_mlp_weights(model)
-    hidden = weights[:-1]
+    _refuse_misfit(weights, affine, x, loss)
+    seen = _look_at_examples(weights, affine, x, y, loss)
+    active = [low > 0 for low in seen.low]
+    one_sign = [a | (high < 0) for a, high in zip(active, seen.high, strict=True)]
+    margins = tuple(float(np.where(s, np.where(a, low, -high), 0.0).min())
+                    for s, a, low, high in zip(one_sign, active, seen.low, seen.high, strict=True))
+    radius = float(seen.radius) * (1 - _ROUNDING) if all(s.all() for s in one_sign) else 0.0
+    floor, gradient_norm = _loss_floor(weights, active, affine, radius, x, y, loss)
+    return Certificate(radius, seen.loss, floor, seen.loss - floor, gradient_norm, margins, seen.output_error)
+
+
+def _refuse_misfit(weights, affine, x, loss):
+    """ValueError where the shapes do not fit together, or where a map of constrained rank is no minimum."""
     if (weights[0][0].shape[0], weights[-1][0].shape[1]) != affine.weight.shape or x.shape[1] != len(affine.weight):
         raise ValueError(f"model {weights[0][0].shape[0]} -> {weights[-1][0].shape[1]}, affine map "
                          f"{affine.weight.shape} and x with {x.shape[1]} features do not fit together")
-    if affine.rank_constrained and (loss != "squared" or min(len(b) for _, b in hidden) > affine.rank):
+    if affine.rank_constrained and (loss != "squared" or min(len(b) for _, b in weights[:-1]) > affine.rank):
         raise ValueError(f"an affine map constrained to rank {affine.rank} is a minimum only for networks whose "
                          f"narrowest hidden layer has {affine.rank} units, and for the squared loss")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass over the training set shows of a network."""
+    low: list                   # per hidden layer: every unit's smallest pre-activation, [width]
+    high: list                  # and its largest
+    radius: float               # the largest at which the conditions hold for all examples
+    loss: float                 # mean
+    output_error: float         # max |network - affine map|
+
+
+def _look_at_examples(weights, affine, x, y, loss):
+    """One pass over the examples, block by block.
+
+    Within the radius every unit keeps its sign on each example; whether it has one sign on all, `low` and `high` tell.
+    """
+    hidden = weights[:-1]
     norms = [(np.linalg.norm(w, axis=0) * (1 + _ROUNDING), _spectral_norm(w)) for w, _ in hidden]
     # |computed - exact| of a pre-activation vector is at most _EPS (fan_in + 2) (||W||_F ||h|| + ||b||).
     errors = [_EPS * (w.shape[0] + 2) * np.array([np.linalg.norm(w), np.linalg.norm(b)]) for w, b in hidden]
@@ -372,12 +402,11 @@ def certify(model: keras.Model, affine: AffineMinimum, x: np.ndarray, y: np.ndar
         outputs = h @ weights[-1][0] + weights[-1][1]
         network_loss += _loss_and_residual(outputs, y[start:start + _BLOCK], loss)[0]
         output_error = max(output_error, float(np.abs(outputs - affine_outputs).max()))
-    network_loss /= len(x)
-    active = [lo > 0 for lo in low]
-    one_sign = [a | (hi < 0) for a, hi in zip(active, high, strict=True)]
-    margins = tuple(float(np.where(s, np.where(a, lo, -hi), 0.0).min())
-                    for s, a, lo, hi in zip(one_sign, active, low, high, strict=True))
-    radius = float(radius) * (1 - _ROUNDING) if all(s.all() for s in one_sign) else 0.0
+    return _Seen(low, high, radius, float(network_loss / len(x)), output_error)
+
+
+def _loss_floor(weights, active, affine, radius, x, y, loss):
+    """(loss below which no network within the radius is, nan if that is 0;  the affine map's gradient norm)."""
     affine_loss, gradient = _affine_loss_and_gradient(x, y, affine.weight, affine.bias, loss)
     gradient_norm, floor = float(np.linalg.norm(gradient)), np.nan
     if radius > 0 and affine.rank_constrained:
@@ -385,9 +414,7 @@ def certify(model: keras.Model, affine: AffineMinimum, x: np.ndarray, y: np.ndar
         gradient_norm = affine.gradient_norm
     elif radius > 0:
         floor = affine_loss - gradient_norm * _map_motion(weights, active, affine, radius)
-    floor = float(floor - _ROUNDING * (1 + abs(affine_loss)))
-    network_loss = float(network_loss)
-    return Certificate(radius, network_loss, floor, network_loss - floor, gradient_norm, margins, output_error)
+    return float(floor - _ROUNDING * (1 + abs(affine_loss))), gradient_norm
 
 
 def _map_motion(weights, active, affine, r):

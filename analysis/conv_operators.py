@@ -337,19 +337,19 @@ class Spectrum:
     groups: int
 
     @property
-    def effective_rank(self):
+    def effective_rank(self) -> float:
         return effective_rank(self.values)
 
     @property
-    def stable_rank(self):
+    def stable_rank(self) -> float:
         return stable_rank(self.values)
 
     @property
-    def nuclear_rank(self):
+    def nuclear_rank(self) -> float:
         return nuclear_rank(self.values)
 
     @property
-    def entropy_rank(self):
+    def entropy_rank(self) -> float:
         return entropy_rank(self.values)
 
 
@@ -366,7 +366,7 @@ class Operator:
     groups: int = 1
 
     @property
-    def kernel(self):
+    def kernel(self) -> np.ndarray:
         """[kh, kw, in / groups, out] (of a dilated layer with the zeros between its taps), or [in, out] of a Dense."""
         kernel = keras.ops.convert_to_numpy(self.layer.kernel)
         if self.kind == "dense":
@@ -377,16 +377,16 @@ class Operator:
         spread[::d, ::e] = kernel
         return spread
 
-    def spectrum(self):
+    def spectrum(self) -> Spectrum:
         values = singular_values(self.kernel, **self.arguments)
         return Spectrum(values, self.kind, self.input_size, self.operator_size, self.strides, self.groups)
 
     @property
-    def arguments(self):
+    def arguments(self) -> dict:
         """Keyword arguments of singular_values, rank_min and rank_max beside the kernel."""
         return {"input_size": self.operator_size, "strides": self.strides, "groups": self.groups}
 
-    def assign(self, kernel):
+    def assign(self, kernel: np.ndarray) -> None:
         """Gives the layer a kernel of the shape that `kernel` has; taps between those of a dilated layer are dropped.
         """
         if self.kind != "dense":

@@ -9,6 +9,7 @@ of analysis.parameters.get_parameters (kernel [in, out], bias [out], layer by la
 """
 import copy
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.special import erf
@@ -50,7 +51,7 @@ class DenseMLP:
     Raises ValueError for an unknown activation, for x and y of different lengths, and for a theta of the wrong size.
     """
 
-    def __init__(self, x, y, widths, activation):
+    def __init__(self, x: np.ndarray, y: np.ndarray, widths: Sequence[int], activation: str):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if len(x) != len(y) or len(x) == 0:
@@ -63,7 +64,7 @@ class DenseMLP:
         self.layers = [slice(int(end) - (i + 1) * o, int(end)) for end, (i, o) in zip(ends, self.shapes)]
         self.parameter_count = int(ends[-1])
 
-    def with_activations(self, activations):
+    def with_activations(self, activations: Iterable[Callable]) -> "DenseMLP":
         """The same network and data with other activations, one a hidden layer, each as in ACTIVATIONS."""
         other = copy.copy(self)
         other.activations = list(activations)
@@ -91,16 +92,16 @@ class DenseMLP:
             bends.append(bend)
         return hs, slopes, bends, hs[-1] @ weights[-1][0] + weights[-1][1]
 
-    def outputs(self, theta):
+    def outputs(self, theta: np.ndarray) -> np.ndarray:
         """f(x), [n, k]."""
         return self._forward(self._weights(theta))[-1]
 
-    def preactivations(self, theta):
+    def preactivations(self, theta: np.ndarray) -> list[np.ndarray]:
         """Of every hidden layer, [[n, width], ...]: 0 is where a ReLU has its kink."""
         weights = self._weights(theta)
         return [h @ kernel + bias for h, (kernel, bias) in zip(self._forward(weights)[0], weights[:-1])]
 
-    def sensitivities(self, theta):
+    def sensitivities(self, theta: np.ndarray) -> list[np.ndarray]:
         """d loss / d h, the derivative in the outputs of every hidden layer's units, [[n, width], ...]."""
         weights = self._weights(theta)
         _, slopes, _, outputs = self._forward(weights)
@@ -110,7 +111,7 @@ class DenseMLP:
             delta = found[-1] * slopes[l - 1]
         return found[::-1]
 
-    def preactivation_gradients(self, theta, chosen):
+    def preactivation_gradients(self, theta: np.ndarray, chosen: list[np.ndarray]) -> np.ndarray:
         """d z / d theta of m chosen pre-activations, [m, p].
 
         chosen: a mask [n, width] for every hidden layer; its entries are taken layer by layer, in the order of NumPy.
@@ -131,7 +132,7 @@ class DenseMLP:
             blocks.append(block)
         return np.concatenate(blocks)
 
-    def value_and_gradient(self, theta):
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """The mean loss and its gradient [p]."""
         weights = self._weights(theta)
         hs, slopes, _, outputs = self._forward(weights)
@@ -143,7 +144,7 @@ class DenseMLP:
                 delta = (delta @ weights[l][0].T) * slopes[l - 1]
         return 0.5 * float(np.sum((outputs - self.y) ** 2)) / len(self.y), np.concatenate(parts[::-1])
 
-    def jacobian(self, theta):
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """d vec(f) / d theta, [n k, p], rows ordered by example, then output."""
         weights = self._weights(theta)
         hs, slopes, _, outputs = self._forward(weights)
@@ -157,7 +158,7 @@ class DenseMLP:
                 delta = (delta @ weights[l][0].T) * slopes[l - 1][:, None, :]
         return result.reshape(n * k, -1)
 
-    def hessian(self, theta):
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
         """The Hessian of the mean loss, [p, p], exactly symmetric.
 
         Where a ReLU has its kink, that of the piece it is on.

@@ -20,7 +20,9 @@ class ExponentialObjective:
     Raises ValueError where w, b and a are not the model's last variables.
     """
 
-    def __init__(self, model: keras.Model, neurons: keras.layers.Layer, x, y, loss: str, penalty: float):
+    def __init__(
+        self, model: keras.Model, neurons: keras.layers.Layer, x: np.ndarray, y: np.ndarray, loss: str, penalty: float
+    ):
         self.surface, self.model, self.penalty = TrainingLoss(model, x, y, loss), model, penalty
         names = [v.path for v in model.trainable_variables]
         if names[-3:] != [v.path for v in (neurons.w, neurons.b, neurons.a)]:

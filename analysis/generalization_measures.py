@@ -119,7 +119,7 @@ def kernels_of(model: keras.Model) -> list:
     return [np.asarray(op.layer.kernel.numpy(), np.float64) for op in operators(model)]
 
 
-def output_margin(logits, y) -> float:
+def output_margin(logits: np.ndarray, y: np.ndarray) -> float:
     """gamma: the 10th percentile of the margins of logits [n, k] on one-hot targets [n, k]."""
     return float(np.percentile(margins(logits, np.argmax(y, axis=1)), PERCENTILE))
 
@@ -140,7 +140,9 @@ def path_norm(model: keras.Model) -> float:
             variable.assign(value)
 
 
-def fisher_rao_norm(model: keras.Model, x, y, loss="cross_entropy", *, batch_size=1024) -> float:
+def fisher_rao_norm(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str = "cross_entropy", *, batch_size: int = 1024
+) -> float:
     """mean_i <theta, grad_theta l(f(x_i), y_i)>^2, with theta all trainable parameters (Liang et al. 2019, definition).
 
     For a network that is homogeneous of degree L in theta this is L^2 mean_i <dl/df, f(x_i)>^2. The product with theta
@@ -165,7 +167,9 @@ def _radial_slopes(model, loss, x, y):
     return forward.jvp(values)
 
 
-def pac_bayes_sigma(surface: TrainingLoss, *, rise, draws=4, relative=False, seed=0) -> float:
+def pac_bayes_sigma(
+    surface: TrainingLoss, *, rise: float, draws: int = 4, relative: bool = False, seed: int = 0
+) -> float:
     """The sigma at which Gaussian noise on the parameters raises the training loss by `rise` on average.
 
     Noise of standard deviation sigma on every parameter; relative: of sigma |w_i| on parameter w_i, which no rescaling
@@ -235,8 +239,10 @@ def norms_and_ranks(model: keras.Model, initial: list, gamma: float) -> dict:
     }
 
 
-def generalization_measures(model: keras.Model, x, y, initial: list, *, loss="cross_entropy", epsilon=1e-3, radius=0.5,
-                            rise=0.1, iterations=4, draws=4, seed=0) -> dict:  # fmt: skip
+def generalization_measures(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, initial: list, *, loss: str = "cross_entropy",
+    epsilon: float = 1e-3, radius: float = 0.5, rise: float = 0.1, iterations: int = 4, draws: int = 4, seed: int = 0,
+) -> dict:  # fmt: skip
     """{name: value} of everything in MEASURES, of a trained chain on its training set x [n, ...], y [n, k] (one-hot).
 
     initial: `kernels_of` the model before training.  epsilon, radius: sizes of the boxes of sharpness and adaptive

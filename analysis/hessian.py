@@ -94,7 +94,10 @@ class TrainingLoss:
     one shape.
     """
 
-    def __init__(self, model, x, y, loss, *, weight_decay=0.0, batch_size=1024):
+    def __init__(
+        self, model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str, *, weight_decay: float = 0.0,
+        batch_size: int = 1024,
+    ):  # fmt: skip
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {sorted(LOSSES)}, got {loss!r}")
         if len(x) != len(y) or len(x) == 0 or batch_size < 1 or weight_decay < 0:
@@ -124,14 +127,14 @@ class TrainingLoss:
     def _flat(tensors):
         return np.concatenate([t.numpy().ravel() for t in tensors])
 
-    def value(self):
+    def value(self) -> float:
         """The loss, float."""
         value = float(self._graphs.value_graph(*self._examples))
         if self.weight_decay:
             value += 0.5 * self.weight_decay * float(np.sum(get_parameters(self.model)**2))
         return value
 
-    def value_and_gradient(self):
+    def value_and_gradient(self) -> tuple[float, np.ndarray]:
         """The loss and its gradient [p] float64."""
         value, gradients = self._graphs.gradient_graph(*self._examples)
         value, gradient = float(value), self._flat(gradients)
@@ -141,19 +144,19 @@ class TrainingLoss:
             gradient += self.weight_decay * theta
         return value, gradient
 
-    def product(self, vector):
+    def product(self, vector: np.ndarray) -> np.ndarray:
         """Hessian times vector, [p] -> [p] float64."""
         vector = np.asarray(vector, np.float64).ravel()
         parts = [tf.constant(part, v.dtype) for part, v in
                  zip(split_like(self.model, vector), self.model.trainable_variables, strict=True)]
         return self._flat(self._graphs.product_graph(*self._examples, parts)) + self.weight_decay * vector
 
-    def hessian(self):
+    def hessian(self) -> LinearOperator:
         """The Hessian as a symmetric LinearOperator [p, p], at the parameters that the model has when it is applied."""
         p = self.parameter_count
         return LinearOperator((p, p), matvec=self.product, rmatvec=self.product, dtype=np.float64)
 
-    def values_at(self, points):
+    def values_at(self, points: Iterable[np.ndarray]) -> np.ndarray:
         """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
         before = [v.numpy() for v in self.model.trainable_variables]
         losses = []
@@ -247,12 +250,8 @@ def extreme_eigenvalues(
         w = np.asarray(operator.matvec(basis[j]), np.float64).ravel()
         products += 1
         length = np.linalg.norm(w)
-        v = basis[:j + 1]
-        coefficients = v @ w
-        w = w - coefficients @ v
-        again = v @ w                                   # twice is enough for orthogonality to rounding
-        w -= again @ v
-        projected[j, :j + 1] = projected[:j + 1, j] = coefficients + again
+        w, projected[j, :j + 1] = _orthogonalize(w, basis[:j + 1])
+        projected[:j + 1, j] = projected[j, :j + 1]
         theta, s = np.linalg.eigh(projected[:j + 1, :j + 1])
         beta = np.linalg.norm(w)
         bound = tolerance * np.abs(theta).max()
@@ -261,25 +260,45 @@ def extreme_eigenvalues(
         exhausted = j + 1 == p or beta <= 10 * np.finfo(np.float64).eps * length        # invariant space
         if done or exhausted or products >= max_products - 2:
             break
-        if j + 1 == size:       # restart from the outermost Ritz vectors of both ends; w stays the next direction
-            keep = np.r_[:size // 4, size - size // 4:size]
-            basis[:len(keep)] = s[:, keep].T @ basis
-            projected[:] = 0
-            np.fill_diagonal(projected[:len(keep), :len(keep)], theta[keep])
-            j = len(keep) - 1
+        if j + 1 == size:
+            j = _restart(basis, projected, theta, s)
         j += 1
         basis[j] = w / beta
-    ends = []
-    for i in (-1, 0):           # residuals from true products, not from the recurrence
-        vector = s[:, i] @ basis[:j + 1]
-        vector /= np.linalg.norm(vector)
-        image = np.asarray(operator.matvec(vector), np.float64).ravel()
-        value = float(vector @ image)
-        ends.append((value, float(np.linalg.norm(image - value * vector))))
-    scale = max(abs(ends[0][0]), abs(ends[1][0]))
-    relative = [residual / scale if scale else residual for _, residual in ends]
-    return ExtremeEigenvalues(ends[0][0], ends[1][0], ends[0][1], ends[1][1], relative[0], relative[1],
+    largest, smallest = (_true_pair(operator, s[:, i] @ basis[:j + 1]) for i in (-1, 0))
+    scale = max(abs(largest[0]), abs(smallest[0]))
+    relative = [residual / scale if scale else residual for _, residual in (largest, smallest)]
+    return ExtremeEigenvalues(largest[0], smallest[0], largest[1], smallest[1], relative[0], relative[1],
                               relative[0] <= tolerance, relative[1] <= tolerance, products + 2)
+
+
+def _orthogonalize(w, basis):
+    """(w without its part in the rows of an orthonormal basis, coefficients of that part)."""
+    coefficients = basis @ w
+    w = w - coefficients @ basis
+    again = basis @ w                                   # twice is enough for orthogonality to rounding
+    w -= again @ basis
+    return w, coefficients + again
+
+
+def _restart(basis, projected, theta, s):
+    """Keeps the outermost Ritz vectors of both ends in place of a full basis; returns the index of the last one.
+
+    theta, s: eigenvalues and eigenvectors of the projected operator, which becomes diagonal.
+    """
+    size = len(basis)
+    keep = np.r_[:size // 4, size - size // 4:size]
+    basis[:len(keep)] = s[:, keep].T @ basis
+    projected[:] = 0
+    np.fill_diagonal(projected[:len(keep), :len(keep)], theta[keep])
+    return len(keep) - 1
+
+
+def _true_pair(operator, vector):
+    """(Rayleigh quotient, residual) of a vector [p] by one more product, and not from the recurrence."""
+    vector = vector / np.linalg.norm(vector)
+    image = np.asarray(operator.matvec(vector), np.float64).ravel()
+    value = float(vector @ image)
+    return value, float(np.linalg.norm(image - value * vector))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def limit_kernels_at(
 class Layer:
     """The maps of one layer: expectations of the activation, and the affine map of its variances."""
 
-    def __init__(self, activation, weight_variance, bias_variance):
+    def __init__(self, activation: str, weight_variance: float, bias_variance: float):
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}: allowed are {', '.join(ACTIVATIONS)}")
         for name, value, fine in (
@@ -115,10 +115,10 @@ class Layer:
                 raise ValueError(f"{name} must be finite and {'> 0' if name[0] == 'w' else '>= 0'}, got {value}")
         self.relu, self.weight, self.bias = activation == "relu", float(weight_variance), float(bias_variance)
 
-    def affine(self, expectation):
+    def affine(self, expectation: float | np.ndarray) -> float | np.ndarray:
         return self.weight * expectation + self.bias
 
-    def expectations(self, k12, k11, k22):
+    def expectations(self, k12: np.ndarray, k11: np.ndarray, k22: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(E[phi(u) phi(v)], E[phi'(u) phi'(v)]) for (u, v) ~ N(0, [[k11, k12], [k12, k22]])."""
         if not self.relu:
             scales = 1 / np.sqrt(1 + 2 * k11), 1 / np.sqrt(1 + 2 * k22)
@@ -147,7 +147,7 @@ class Layer:
         expectation *= lengths[1]
         return expectation, slope
 
-    def own(self, q):
+    def own(self, q: np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
         """The same for u = v with variance q."""
         if self.relu:
             return q / 2, np.full_like(q, 0.5)

@@ -9,6 +9,7 @@ assumption and names the one that broke.
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -109,7 +110,7 @@ def patched_activation(layer: keras.layers.Layer, wrap: Callable) -> Iterator[bo
         vars(layer)["activation"] = activation
 
 
-def keep_on(model: Callable, name: str, make: Callable):
+def keep_on(model: Callable, name: str, make: Callable) -> Any:
     """model.<name>, which is make() when it is not there yet; made anew every time for what takes no attributes.
 
     For compiled graphs, which should live as long as their model. Set past Keras' attribute tracking, which would turn

@@ -11,6 +11,7 @@ the end sits at a kink. Newton steps on the parameters that keep these pre-activ
 incoming weights times c and its outgoing ones by 1 / c are the same network, but not the same to smoothing: so every
 unit is scaled to a mean square of 1, and its scale is held while mu is.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,12 @@ class KinkPoint:
         return sum(int(mask.sum()) for mask in self.held)
 
 
-def fixed(slopes):
+def fixed(slopes: np.ndarray) -> Callable:
     """An activation [n, width] of the given slopes, wherever its kinks are."""
     return lambda z: (slopes * z, slopes, np.zeros_like(z))
 
 
-def smoothed(leak, width):
+def smoothed(leak: float, width: float) -> Callable:
     """The piecewise linear activation with a kink of this width: leak z + (1 - leak) (z + sqrt(z^2 + width^2)) / 2."""
     def activation(z):
         root = np.sqrt(z * z + width * width)
@@ -83,7 +84,7 @@ class HeldScales:
     Has value_and_gradient(u) and hessian(u) of the other directions u [p - units], and at(u) [p].
     """
 
-    def __init__(self, dense, theta):
+    def __init__(self, dense: DenseMLP, theta: np.ndarray):
         columns = []
         for where, (i, o) in zip(dense.layers[:-1], dense.shapes[:-1]):
             for unit in range(o):
@@ -94,14 +95,14 @@ class HeldScales:
         basis = np.linalg.qr(np.array(columns).T, mode="complete")[0] if columns else np.eye(len(theta))
         self.dense, self.theta, self.directions = dense, theta, basis[:, len(columns) :]
 
-    def at(self, u):
+    def at(self, u: np.ndarray) -> np.ndarray:
         return self.theta + self.directions @ u
 
-    def value_and_gradient(self, u):
+    def value_and_gradient(self, u: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = self.dense.value_and_gradient(self.at(u))
         return value, self.directions.T @ gradient
 
-    def hessian(self, u):
+    def hessian(self, u: np.ndarray) -> np.ndarray:
         return self.directions.T @ self.dense.hessian(self.at(u)) @ self.directions
 
 
@@ -134,7 +135,9 @@ def kink_point(
     return polish(dense, theta, leak, held, at_zero, counts)
 
 
-def piece(dense, theta, leak, held, at_zero):
+def piece(
+    dense: DenseMLP, theta: np.ndarray, leak: float, held: list[np.ndarray], at_zero: list[np.ndarray]
+) -> tuple[DenseMLP, list[np.ndarray]]:
     """(DenseMLP with fixed slopes, those slopes): 1 or leak by the sign of a pre-activation, but for those held."""
     slopes = [
         np.where(mask, np.clip(slope, leak, 1), np.where(z > 0, 1.0, leak))
@@ -143,7 +146,10 @@ def piece(dense, theta, leak, held, at_zero):
     return dense.with_activations([fixed(slope) for slope in slopes]), slopes
 
 
-def polish(dense, theta, leak, held, at_zero, counts):
+def polish(
+    dense: DenseMLP, theta: np.ndarray, leak: float, held: list[np.ndarray], at_zero: list[np.ndarray],
+    counts: dict[str, int],
+) -> KinkPoint:  # fmt: skip
     """The KinkPoint that Newton steps on the parameters with the held pre-activations at 0 lead to from theta [p].
 
     They are plain ones: where they raise the loss, the point was not near a stationary one and is left where it was.
@@ -170,7 +176,7 @@ def polish(dense, theta, leak, held, at_zero, counts):
     return choose_slopes(dense, theta, leak, held, at_zero, counts)
 
 
-def null_space(normals, size):
+def null_space(normals: np.ndarray, size: int) -> np.ndarray:
     """An orthonormal basis [size, m] of the directions orthogonal to all rows of normals [k, size]."""
     if not len(normals):
         return np.eye(size)
@@ -179,7 +185,10 @@ def null_space(normals, size):
     return q[:, int((diagonal > 1e-10 * diagonal.max(initial=0)).sum()) :]
 
 
-def choose_slopes(dense, theta, leak, held, at_zero, counts):
+def choose_slopes(
+    dense: DenseMLP, theta: np.ndarray, leak: float, held: list[np.ndarray], at_zero: list[np.ndarray],
+    counts: dict[str, int],
+) -> KinkPoint:  # fmt: skip
     """The KinkPoint at theta [p] with the slopes at its kinks that make the gradient smallest.
 
     A slope changes the gradient by its sensitivity times d z / d theta, which depend on other slopes in deep networks:

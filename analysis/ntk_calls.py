@@ -1,6 +1,7 @@
 """What happens inside a model's calls: each layer's input and output; and a refusal of models without an NTK."""
 
 import contextlib
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from analysis.keras_internals import all_layers, has_sublayers, patched_activati
 
 
 @contextlib.contextmanager
-def recorded_calls(layers, tape):
+def recorded_calls(layers: list[keras.layers.Layer], tape: tf.GradientTape) -> Iterator[list[tuple]]:
     """Within it, every call of these layers appends [layer, h, z], z watched by the tape (None where it can't be).
 
     z is what the weights act on directly: before the activation, or a normalization's output. A weight that is read
@@ -76,7 +77,7 @@ def _linear(x, z, kernel):
     return output(x)
 
 
-def hold_back(inputs, cotangents, steps):
+def hold_back(inputs: list[tf.Tensor], cotangents: list[tf.Tensor], steps: list[tuple[int, list[tf.Tensor]]]) -> None:
     """Within a graph: the backward passes go below a call only when the calls above it have been used and can be freed.
 
     Args:
@@ -113,7 +114,7 @@ def hold_back(inputs, cotangents, steps):
             op._add_control_inputs([t.op for t in above[-1]])
 
 
-def check_inference(model, x):
+def check_inference(model: Callable, x: tf.Tensor | list | dict) -> None:
     """Refuses, by the name of the layer at fault, a model whose inference is random, stateful, or mixes samples."""
     x = tf.nest.map_structure(lambda a: tf.concat([a[:1], a[-1:]], 0), x)
     state = [(v, v.numpy()) for v in model.variables]
@@ -140,7 +141,7 @@ def check_inference(model, x):
         )
 
 
-def layer_outputs(model, x):
+def layer_outputs(model: Callable, x: tf.Tensor | list | dict) -> tuple[object, list[tuple]]:
     """(the model's output in inference, [(layer, tensor)] of what every layer without sublayers and the model return).
     """
     leaves, seen = [layer for layer in all_layers(model) if not has_sublayers(layer)] or [model], []
@@ -158,7 +159,7 @@ def layer_outputs(model, x):
     return output, [*seen, (model, output)]
 
 
-def with_another_second(a, rng):
+def with_another_second(a: tf.Tensor, rng: np.random.Generator) -> tf.Tensor:
     """Two samples [2, ...] with another one in place of the second, far from the first."""
     first = a[:1]
     if a.dtype.is_floating:
@@ -168,7 +169,7 @@ def with_another_second(a, rng):
     return tf.concat([first, second], 0)
 
 
-def refuse_differing(first, again, rows, fault):
+def refuse_differing(first: list[tuple], again: list[tuple], rows: slice, fault: str) -> None:
     """ValueError where the outputs [2, ...] of a layer differ between two passes in these rows; fault: what it does."""
     for (layer, a), (_, b) in zip(first, again, strict=False):
         batch = len(a.shape) and a.shape[0] == 2

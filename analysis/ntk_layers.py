@@ -21,10 +21,12 @@ import math
 import keras
 import tensorflow as tf
 
+Factors = tuple[tf.Tensor, tf.Tensor]  # a side of a layer's kernel: inputs h and cotangents d
+Strips = list[tuple[int, int, int]]  # first row, last row, first column
 SCRATCH_BYTES = 2**25  # largest temporary of one contraction: small enough to stay in the cache where it can
 
 
-def strips_of(n1, n2, k, same):
+def strips_of(n1: int, n2: int, k: int, same: bool) -> Strips:
     """Strips (start, stop, first column): a few row blocks of the upper half, or one strip for different samples."""
     if not same:
         return [(0, n1, 0)]
@@ -34,14 +36,14 @@ def strips_of(n1, n2, k, same):
     return [(start, stop, start) for start, stop in itertools.pairwise(edges)]
 
 
-def gram_parts(left, right, strips):
+def gram_parts(left: tf.Tensor, right: tf.Tensor, strips: Strips) -> list[tf.Tensor]:
     """Parts of J1 J2' of Jacobian rows [n1, k, q] and [n2, k, q]."""
     k, q = left.shape[1:]
     left, right = tf.reshape(left, [-1, q]), tf.reshape(right, [-1, q])
     return [_outer(left[a * k : b * k], right[c * k :]) for a, b, c in strips]
 
 
-def matmul_costs(pairs, samples, positions, k, p, o):
+def matmul_costs(pairs: int, samples: int, positions: tuple[int, int], k: int, p: int, o: int) -> dict[str, float]:
     """Work of the three orders for that many pairs: Jacobians, input Grams applied to cotangents, both Grams."""
     s1, s2 = positions
     gram = 2 * pairs * s1 * s2 * p
@@ -55,7 +57,9 @@ def matmul_costs(pairs, samples, positions, k, p, o):
 APPLY = 2.0  # the applied Grams' many small products run at about half the rate of large ones
 
 
-def matmul_parts(left, right, strips, kernel=True, bias=False, order=None):
+def matmul_parts(
+    left: Factors, right: Factors, strips: Strips, kernel: bool = True, bias: bool = False, order: str | None = None
+) -> list[tf.Tensor] | None:
     """Parts of a matmul layer's kernel; left and right are pairs (h [n, S, p], d [k, n, S, o])."""
     (h1, d1), (h2, d2) = left, right
     same = left is right
@@ -96,7 +100,7 @@ def _outer(a, b):
     return tf.matmul(a[None], b[None], transpose_b=True)[0]
 
 
-def add_parts(parts, more):
+def add_parts(parts: list[tf.Tensor] | None, more: list[tf.Tensor]) -> list[tf.Tensor]:
     return more if parts is None else [x + y for x, y in zip(parts, more, strict=True)]
 
 
@@ -223,7 +227,7 @@ def _normalized(layer, h):
     return (h - mean) * tf.math.rsqrt(variance + tf.cast(layer.epsilon, h.dtype))
 
 
-def matmul_factors(layer, calls):
+def matmul_factors(layer: keras.layers.Layer, calls: list[Factors]) -> Factors:
     """The pair (h [n, S, p], d [k, n, S, o]) of a matmul layer, all its calls' positions strung together."""
     make = {keras.layers.Dense: _dense_factors, keras.layers.EinsumDense: _einsum_dense_factors}.get(
         type(layer), _conv_factors
@@ -232,7 +236,7 @@ def matmul_factors(layer, calls):
     return (h[0], d[0]) if len(calls) == 1 else (tf.concat(h, 1), tf.concat(d, 2))
 
 
-def jacobian_rows(layer, calls, kernel, bias):
+def jacobian_rows(layer: keras.layers.Layer, calls: list[Factors], kernel: bool, bias: bool) -> tf.Tensor:
     """A normalization's or grouped convolution's Jacobian [n, k, q], summed over calls; kernel may be gamma, bias beta.
     """
     total = 0
@@ -263,7 +267,7 @@ def _is_plain(layer):
     return getattr(layer, "quantization_mode", None) is None and not getattr(layer, "lora_enabled", False)
 
 
-def layer_kind(layer):
+def layer_kind(layer: keras.layers.Layer) -> str | None:
     """'matmul', 'jacobian' (its Jacobian follows from h and d), or None: only the model's own Jacobian will do."""
     # A subclass may compute anything; one that says of itself which layer's function it is, that layer's.
     kind = vars(type(layer)).get("computes", type(layer))
@@ -283,7 +287,7 @@ def layer_kind(layer):
     return None
 
 
-def layer_weights(layer):
+def layer_weights(layer: keras.layers.Layer) -> tuple[keras.Variable | None, keras.Variable | None]:
     """The layer's (kernel or gamma, bias or beta), None where absent."""
     if isinstance(layer, keras.layers.BatchNormalization | keras.layers.LayerNormalization):
         return getattr(layer, "gamma", None), getattr(layer, "beta", None)

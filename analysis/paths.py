@@ -8,7 +8,7 @@ which is 0 where no point lies above. Paths are straight lines, and the quadrati
 (1802.10026, section 3). A network between two others has its own batch norm statistics: they are computed anew on the
 training set at each point, as in Garipov et al.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
@@ -28,12 +28,12 @@ class Barrier:
     at: float
 
 
-def line(a, b) -> Callable:
+def line(a: np.ndarray, b: np.ndarray) -> Callable:
     """t -> (1 - t) a + t b, for vectors [p]."""
     return lambda t: (1 - t) * a + t * b
 
 
-def bezier(a, control, b) -> Callable:
+def bezier(a: np.ndarray, control: np.ndarray, b: np.ndarray) -> Callable:
     """t -> (1 - t)^2 a + 2 t (1 - t) control + t^2 b, for vectors [p]."""
     def point(t):
         of_a, of_control, of_b = bezier_weights(t)
@@ -42,12 +42,12 @@ def bezier(a, control, b) -> Callable:
     return point
 
 
-def bezier_weights(t):
+def bezier_weights(t: float | tf.Tensor) -> tuple:
     """The three weights of a quadratic Bezier curve's points at t, which add up to 1; for numbers and tensors."""
     return (1 - t) * (1 - t), 2 * t * (1 - t), t * t
 
 
-def barrier(times, values) -> Barrier:
+def barrier(times: np.ndarray, values: np.ndarray) -> Barrier:
     """The Barrier of values [m] at times [m] from 0 to 1; infinite where a value is not finite."""
     times, values = np.asarray(times, float), np.asarray(values, float)
     if times.shape != values.shape or len(times) < 2 or times[0] != 0 or times[-1] != 1:
@@ -59,7 +59,10 @@ def barrier(times, values) -> Barrier:
     return Barrier(float(excess[highest]), float(times[highest]))
 
 
-def measure_along(model, path, times, sets, loss, *, statistics_of=None) -> dict:
+def measure_along(
+    model: keras.Model, path: Callable, times: Iterable[float], sets: dict, loss: str, *,
+    statistics_of: np.ndarray | None = None,
+) -> dict:  # fmt: skip
     """{name: (losses [m], errors [m])} along a path, on each of the sets {name: (x, y)}.
 
     path: t -> parameters [p] of the model, which ends at the last of them.  statistics_of: inputs on which the
@@ -78,7 +81,7 @@ def measure_along(model, path, times, sets, loss, *, statistics_of=None) -> dict
     return {name: tuple(map(np.array, values)) for name, values in found.items()}
 
 
-def reset_statistics(model, x, *, batch_size=1024) -> None:
+def reset_statistics(model: keras.Model, x: np.ndarray, *, batch_size: int = 1024) -> None:
     """Sets the moving statistics of every batch norm layer to their means over x, [n, ...], in batches of equal size.
 
     Within a batch, layers see what those before make of it by the batch's own statistics, as in training. A network
@@ -104,7 +107,7 @@ def reset_statistics(model, x, *, batch_size=1024) -> None:
         variable.assign(total)
 
 
-def constant_predictor_loss(y, loss) -> float:
+def constant_predictor_loss(y: np.ndarray, loss: str) -> float:
     """The training loss of the best constant predictor for targets y [n, k], rows of probabilities: a scale for losses.
 
     cross_entropy: the entropy of the mean target.  squared: half the mean squared distance from it.

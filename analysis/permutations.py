@@ -149,7 +149,7 @@ class _Graph:
         raise ValueError(f"weight matching knows no layer such as {layer.name} ({type(layer).__name__})")
 
 
-def permute(weights, symmetries: Symmetries, permutations: dict, *, but: tuple | None = None) -> list:
+def permute(weights: list[np.ndarray], symmetries: Symmetries, permutations: dict, *, but: tuple | None = None) -> list:
     """The weights [in the order of model.weights] of the same function with permuted units.
 
     but: (position of one weight, axis) that is left as it is.
@@ -163,13 +163,15 @@ def permute(weights, symmetries: Symmetries, permutations: dict, *, but: tuple |
     return result
 
 
-def spread(permutation, repeats):
+def spread(permutation: np.ndarray, repeats: int) -> np.ndarray:
     """The permutation of `repeats` blocks of units, each permuted alike: [repeats * units]."""
     units = len(permutation)
     return (np.arange(repeats)[:, None] * units + permutation).ravel()
 
 
-def match_weights(a, b, symmetries: Symmetries, *, seed: int, max_sweeps: int = 200) -> Matching:
+def match_weights(
+    a: list[np.ndarray], b: list[np.ndarray], symmetries: Symmetries, *, seed: int, max_sweeps: int = 200
+) -> Matching:
     """The permutations that bring weights b near to weights a, found layer by layer from the order that b has.
 
     a, b: as of model.get_weights().  seed: of the order of the layers, drawn anew for each sweep.

@@ -16,6 +16,7 @@ differ by it which mu and g order otherwise, ties being half; the robust sign er
 They weight pairs by how sure the order of g is; here all count alike, which draws an error towards 1/2.
 """
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Pairs:
     environments: tuple
 
 
-def single_changes(cells: dict, blocks) -> Pairs:
+def single_changes(cells: dict, blocks: Iterable) -> Pairs:
     """All pairs of networks of a block that differ along one axis alone.
 
     cells: {axis: values [n]}, the settings of each network, compared by ==; an axis with one value has no pairs.
@@ -73,14 +74,14 @@ def single_changes(cells: dict, blocks) -> Pairs:
     return Pairs(*table[:, :5].T, 1 / np.maximum(table[:, 5], 1), axes, names, tuple(environments))
 
 
-def agreement(pairs: Pairs, measures, gap) -> np.ndarray:
+def agreement(pairs: Pairs, measures: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """sign(mu_a - mu_b) sign(g_a - g_b) of every pair: 1, 0 or -1, [m, measures]; measures [n, measures], gap [n]."""
     measures, gap = np.asarray(measures, float), np.asarray(gap, float)
     order = np.sign(gap[pairs.first] - gap[pairs.second])
     return np.sign(measures[pairs.first] - measures[pairs.second]) * order[:, None]
 
 
-def granulated_tau(pairs: Pairs, agrees, weights=None) -> tuple:
+def granulated_tau(pairs: Pairs, agrees: np.ndarray, weights: np.ndarray | None = None) -> tuple:
     """(psi [axes, measures], Psi [measures]) over all blocks, or with weights of the pairs, [m].
 
     Psi is the mean over the axes that have pairs (of weight above 0); nan where none has.
@@ -93,7 +94,7 @@ def granulated_tau(pairs: Pairs, agrees, weights=None) -> tuple:
     return psi, known.mean(axis=0) if len(known) else np.full(agrees.shape[1], np.nan)
 
 
-def granulated_by_block(pairs: Pairs, agrees) -> np.ndarray:
+def granulated_by_block(pairs: Pairs, agrees: np.ndarray) -> np.ndarray:
     """Psi of every block alone, [blocks, measures]; nan where one of the axes that have pairs elsewhere has none."""
     psi = np.full((len(pairs.blocks), agrees.shape[1]), np.nan)
     axes = set(pairs.axis.tolist())
@@ -104,7 +105,7 @@ def granulated_by_block(pairs: Pairs, agrees) -> np.ndarray:
     return psi
 
 
-def kendall_tau(measures, gap) -> np.ndarray:
+def kendall_tau(measures: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Jiang et al.'s tau of each measure, [measures]; measures [n, measures], gap [n]. nan for fewer than two."""
     measures, gap = np.asarray(measures, float), np.asarray(gap, float)
     if len(gap) < 2:
@@ -113,13 +114,15 @@ def kendall_tau(measures, gap) -> np.ndarray:
     return np.mean(np.sign(measures[a] - measures[b]) * np.sign(gap[a] - gap[b])[:, None], axis=0)
 
 
-def sign_errors(pairs: Pairs, agrees) -> np.ndarray:
+def sign_errors(pairs: Pairs, agrees: np.ndarray) -> np.ndarray:
     """The sign error of every environment, over all its pairs and blocks, [environments, measures]."""
     of = np.arange(len(pairs.environments))[:, None] == pairs.environment  # [environments, m]
     return (of @ ((1 - agrees) / 2)) / np.maximum(of.sum(axis=1, keepdims=True), 1)
 
 
-def bootstrap_granulated(pairs: Pairs, agrees, cell, *, draws=1000, level=0.95, seed=0) -> np.ndarray:
+def bootstrap_granulated(
+    pairs: Pairs, agrees: np.ndarray, cell: np.ndarray, *, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> np.ndarray:
     """Percentile intervals of Psi over networks, [2, measures]: seeds and settings are both drawn anew.
 
     Networks share seeds (data and initialization) and settings, so neither the networks nor the pairs are independent:

@@ -6,6 +6,8 @@ compute the same where the last a is 1 (Neyshabur et al. 2015, "Path-SGD"; Dinh 
 has the least squared norm. Kernels that feed a batch normalization alone can have any norm (scale_invariance.py), so
 they count nothing here. A claim about norms has to say which of the networks of one function it speaks of.
 """
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 from keras import layers
@@ -77,7 +79,7 @@ def least_equivalent_norm(model: keras.Model) -> float:
     return float(total)
 
 
-def rescale_layers(model: keras.Model, factors) -> None:
+def rescale_layers(model: keras.Model, factors: Iterable[float]) -> None:
     """Multiply the activations of each hidden layer of a ReLU mlp by a positive factor, and undo it in the next layer.
 
     factors: one a hidden layer. Layer l's bias is multiplied by factors[l], its kernel by factors[l] / factors[l - 1],

@@ -4,6 +4,8 @@ From any theta downhill: L-BFGS and BFGS first (SciPy), then damped Newton steps
 analysis.dense_mlp. ReLU and leaky ReLU may stop at a kink, a pre-activation of exactly 0, which is no differentiable
 stationary point: count_kinks says, and analysis.kink_points finds those that are stationary all the same.
 """
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize
 
@@ -35,7 +37,7 @@ def stationary_point(
     return theta, counts
 
 
-def lbfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-9) -> tuple[np.ndarray, int]:
+def lbfgs(dense: Any, theta: np.ndarray, iterations: int, tolerance: float = 1e-9) -> tuple[np.ndarray, int]:
     """SciPy's L-BFGS-B, to a largest gradient entry of `tolerance` -> (theta [p], iterations taken).
 
     dense: has value_and_gradient(theta).
@@ -47,7 +49,7 @@ def lbfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-9) ->
     return found.x, int(found.nit)
 
 
-def bfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-7) -> tuple[np.ndarray, int]:
+def bfgs(dense: Any, theta: np.ndarray, iterations: int, tolerance: float = 1e-7) -> tuple[np.ndarray, int]:
     """SciPy's BFGS, whose dense inverse Hessian gets through the narrow valleys where L-BFGS creeps.
 
     As `lbfgs`; an end that is not finite is thrown away.
@@ -60,7 +62,7 @@ def bfgs(dense, theta: np.ndarray, iterations: int, tolerance: float = 1e-7) -> 
     return (found.x if np.isfinite(found.x).all() else theta), int(found.nit)
 
 
-def newton(dense: DenseMLP, theta: np.ndarray, iterations: int, tolerance: float = 1e-13) -> tuple[np.ndarray, int]:
+def newton(dense: Any, theta: np.ndarray, iterations: int, tolerance: float = 1e-13) -> tuple[np.ndarray, int]:
     """Damped Newton steps on the absolute Hessian, sum_i -u_i (u_i . g) / (|lambda_i| + damping) -> (theta [p], steps).
 
     In the eigenbasis negative curvature is descended too, and a singular Hessian (dead pixels) takes no special care.

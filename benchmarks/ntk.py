@@ -313,71 +313,96 @@ def operation_count(model, x, outputs):
 
 
 def measure(name, case, folder):
+    """Prints a case's row of the table: times, memory, and how far the methods' kernels differ."""
     model = build_model(case)
-    operations, weights = describe(model)
-    x = np.random.default_rng(1).standard_normal([case["n"], *model.input_shape[1:]]).astype(np.float32)
-    np.savez(os.path.join(folder, "arrays.npz"), x=x, **{f"weight_{i}": w for i, w in enumerate(weights)})
-    for file_name, value in (("operations.json", operations), ("case.json", case)):
-        with open(os.path.join(folder, file_name), "w") as file:
-            json.dump(value, file)
+    x = write_case(case, model, folder)
     jacobian_bytes = case["n"] * 10 * model.count_params() * 4
     methods = ["empirical_ntk"]
     if FLAGS.jacobian and jacobian_bytes < LARGEST_TAPE_JACOBIAN:
         methods.append("jacobian")
     implementation = None
     if FLAGS.neural_tangents_python:
-        candidates = [
-            i
-            for i in FLAGS.implementations
-            if not i.startswith("JACOBIAN_CONTRACTION") or jacobian_bytes < LARGEST_JACOBIAN
-        ]
-        seconds = {}
-        for candidate in candidates:
-            with Worker(folder, candidate) as worker:
-                runs = [worker.run(seconds=FLAGS.candidate_seconds) for _ in range(2)]
-                runs += [worker.run() for _ in range(2) if runs[-1] and runs[-1]["seconds"] < 1]
-                if runs[-1]:
-                    seconds[candidate] = min(r["seconds"] for r in runs[1:])
-        if not seconds:
-            raise RuntimeError(
-                f"no implementation of neural-tangents finished {name!r} within {FLAGS.candidate_seconds:g} s."
-            )
-        implementation = min(seconds, key=seconds.get)
+        implementation = fastest_implementation(name, folder, jacobian_bytes)
         methods.append(implementation)
-    times, memory = {m: [] for m in methods}, {}
-    workers = {m: Worker(folder, m) for m in methods}
-    try:
-        for method in list(methods):
-            saved = workers[method].run("save")
-            if saved:
-                memory[method] = saved["bytes"]
-            else:  # it asked for more memory than it may have
-                methods.remove(method)
-                implementation = None if method == implementation else implementation
-        for _ in range(FLAGS.repeats):
-            for method in methods:
-                times[method].append(workers[method].run()["seconds"])
-    finally:
-        for worker in workers.values():
-            worker.__exit__()
-    times = {m: times[m] for m in methods}
-    kernels = {m: np.load(os.path.join(folder, f"{m.replace('/', '_')}.npy")) for m in methods}
-    ours = kernels["empirical_ntk"]
-    difference = max(
-        (np.linalg.norm(ours - k) / np.linalg.norm(k) for m, k in kernels.items() if m != "empirical_ntk"),
-        default=float("nan"),
-    )
+    times, memory = run_in_turn(methods, folder)
+    implementation = implementation if implementation in times else None
+    kernels = {m: np.load(os.path.join(folder, f"{m.replace('/', '_')}.npy")) for m in times}
+    difference = largest_difference(kernels)
     if difference > TOLERANCE:
         exact = float64_kernel(case, model, x)
         errors = ", ".join(f"{m} {np.linalg.norm(k - exact) / np.linalg.norm(exact):.0e}" for m, k in kernels.items())
         NOTES.append(f"{name}: relative error against empirical_ntk of the same network in float64: {errors}.")
-    median = {m: float(np.median(t)) for m, t in times.items()}
     operations = operation_count(model, x, case["outputs"]) / 1e9
+    print("| " + " | ".join(cells(name, times, memory, implementation, operations, difference)) + " |", flush=True)
+
+
+def write_case(case, model, folder):
+    """Writes what the workers read: the network as operations and weights, its inputs, the case; returns the inputs."""
+    operations, weights = describe(model)
+    x = np.random.default_rng(1).standard_normal([case["n"], *model.input_shape[1:]]).astype(np.float32)
+    np.savez(os.path.join(folder, "arrays.npz"), x=x, **{f"weight_{i}": w for i, w in enumerate(weights)})
+    for file_name, value in (("operations.json", operations), ("case.json", case)):
+        with open(os.path.join(folder, file_name), "w") as file:
+            json.dump(value, file)
+    return x
+
+
+def fastest_implementation(name, folder, jacobian_bytes):
+    """The implementation of neural-tangents that takes the least time; one that may not have its memory is left out."""
+    candidates = [
+        i
+        for i in FLAGS.implementations
+        if not i.startswith("JACOBIAN_CONTRACTION") or jacobian_bytes < LARGEST_JACOBIAN
+    ]
+    seconds = {}
+    for candidate in candidates:
+        with Worker(folder, candidate) as worker:
+            runs = [worker.run(seconds=FLAGS.candidate_seconds) for _ in range(2)]
+            runs += [worker.run() for _ in range(2) if runs[-1] and runs[-1]["seconds"] < 1]
+            if runs[-1]:
+                seconds[candidate] = min(r["seconds"] for r in runs[1:])
+    if not seconds:
+        raise RuntimeError(
+            f"no implementation of neural-tangents finished {name!r} within {FLAGS.candidate_seconds:g} s."
+        )
+    return min(seconds, key=seconds.get)
+
+
+def run_in_turn(methods, folder):
+    """({method: seconds of its runs}, {method: bytes}), the methods' runs alternating; without those that died."""
+    times, memory = {}, {}
+    workers = {m: Worker(folder, m) for m in methods}
+    try:
+        for method in methods:
+            saved = workers[method].run("save")
+            if saved:  # else it asked for more memory than it may have
+                times[method], memory[method] = [], saved["bytes"]
+        for _ in range(FLAGS.repeats):
+            for method in times:
+                times[method].append(workers[method].run()["seconds"])
+    finally:
+        for worker in workers.values():
+            worker.__exit__()
+    return times, memory
+
+
+def largest_difference(kernels):
+    """The largest relative difference (Frobenius) of empirical_ntk's kernel from another's; nan where there is none."""
+    ours = kernels["empirical_ntk"]
+    return max(
+        (np.linalg.norm(ours - k) / np.linalg.norm(k) for m, k in kernels.items() if m != "empirical_ntk"),
+        default=float("nan"),
+    )
+
+
+def cells(name, times, memory, implementation, operations, difference):
+    """The texts of a row.  implementation: of neural-tangents, None without one.  operations: in 10^9."""
+    median = {m: float(np.median(t)) for m, t in times.items()}
     gib = {m: b / 2**30 for m, b in memory.items()}
     ratio = (
         float(np.median(np.divide(times["empirical_ntk"], times[implementation]))) if implementation else float("nan")
     )
-    cells = [
+    return [
         name,
         f"{median['empirical_ntk']:.3f}",
         f"{median[implementation]:.3f}" if implementation else "-",
@@ -391,7 +416,6 @@ def measure(name, case, folder):
         f"{difference:.0e}" + (" (!)" if difference > TOLERANCE else ""),
         (implementation or "-").lower(),
     ]
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main(_):

@@ -18,13 +18,18 @@ import tempfile
 import time
 import uuid
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import threadpoolctl
 
+from harness.experiment import Experiment
 from harness.memo import Memo
 from reporting import files
+from reporting.progress import Progress
 from reporting.run_folder import Run, threads_of_process
 from training import data as training_data
 
@@ -58,7 +63,7 @@ class Workers:
     gpus: float = 0
     threads: int | str | None = None
 
-    def validate(self):
+    def validate(self) -> None:
         """Raise ValueError, in one line, for what no machine can do, or this one cannot without Ray."""
         for name, value in (("workers", self.number), ("threads_per_config", self.threads)):
             if value not in (CHOOSE, None) and not (isinstance(value, int) and value >= 1):
@@ -76,12 +81,12 @@ class Workers:
             raise ValueError(f"{asked} needs Ray, which is not installed: {INSTALL}")
 
 
-def installed():
+def installed() -> bool:
     """Is Ray there?"""
     return importlib.util.find_spec("ray") is not None
 
 
-def cores():
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -89,14 +94,14 @@ def cores():
 # -- threads
 
 
-def default_threads(configs):
+def default_threads(configs: Iterable) -> int:
     """Threads of each config of a grid: one where all networks are small mlps, else all cores."""
     networks = {config.network for config in configs}
     small = all(n.model == "mlp" and max((n.width or 0, *n.widths)) <= WIDE for n in networks)
     return 1 if small else cores()
 
 
-def set_threads(number):
+def set_threads(number: int) -> bool:
     """Let TensorFlow and linear algebra of this process use so many threads; False where it is too late."""
     import tensorflow as tf
 
@@ -110,7 +115,7 @@ def set_threads(number):
     return True
 
 
-def share_gpus():
+def share_gpus() -> None:
     """Let TensorFlow take a GPU's memory as it needs it, and not all at once: other processes may have a part of it."""
     import tensorflow as tf
 
@@ -119,7 +124,7 @@ def share_gpus():
             tf.config.experimental.set_memory_growth(device, True)
 
 
-def fix_threads(workers, configs):
+def fix_threads(workers: Workers, configs: Iterable) -> Workers:
     """Set this process' threads and return `workers` with their number."""
     share_gpus()  # this process looks at networks before any worker does
     chosen = workers.threads == CHOOSE
@@ -132,7 +137,7 @@ def fix_threads(workers, configs):
     return replace(workers, threads=threads_of_process())
 
 
-def most_workers(workers, todo):
+def most_workers(workers: Workers, todo: list) -> tuple[int | None, str]:
     """(number of workers that the default may come to, why no more): every core, where nothing speaks against it."""
     if workers.address:
         return None, ""  # as many as the cluster has room for
@@ -150,7 +155,7 @@ def most_workers(workers, todo):
     return room, f"{cores()} cores, {len(todo)} configs left"
 
 
-def worth(number, left, seconds):
+def worth(number: int, left: int, seconds: float | None) -> bool:
     """Do so many workers save more time than they take to start?  seconds: of a config; None where none is known."""
     return left >= MANY if seconds is None else left * seconds * (1 - 1 / number) > START
 
@@ -161,36 +166,36 @@ def worth(number, left, seconds):
 class Desk:
     """On the driver's machine: where workers say what they are at, and files pass to nodes without the run folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         self.folder, self.running, self.lines, self.apart = Path(folder), {}, [], set()
 
-    def begin(self, identity, node, shares):
+    def begin(self, identity: str, node: str, shares: bool) -> None:
         self.running[identity] = "begins"
         if not shares and node not in self.apart:
             self.apart.add(node)
             self.lines.append(f"{node} does not share {self.folder}: results and checkpoints come back through Ray.")
 
-    def tell(self, identity, text):
+    def tell(self, identity: str, text: str) -> None:
         if identity in self.running:
             self.running[identity] = text
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def end(self, identity):
+    def end(self, identity: str) -> None:
         self.running.pop(identity, None)
 
-    def news(self):
+    def news(self) -> tuple[dict[str, str], list[str]]:
         """({config id: what it is at}, lines since the last call)."""
         lines, self.lines = self.lines, []
         return dict(self.running), lines
 
-    def fetch(self, identity):
+    def fetch(self, identity: str) -> dict[str, bytes]:
         """{path in the run folder: bytes} of a config's checkpoints."""
         found = (self.folder / "runs" / identity / "checkpoint").glob("*.npz")
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
 
-    def keep(self, identity, contents):
+    def keep(self, identity: str, contents: dict[str, bytes]) -> None:
         """Write {path in the run folder: bytes} of a config; a result goes last, as it says that the rest is there."""
         for name in sorted(contents, key=lambda name: Path(name).name == "result.json"):
             with files.atomic(self.folder / name, "wb") as stream:
@@ -207,16 +212,16 @@ class Desk:
 class Teller:
     """A worker's progress: goes to the desk, at most once a second."""
 
-    def __init__(self, desk, identity):
+    def __init__(self, desk: Any, identity: str):
         self.desk, self.identity, self.told = desk, identity, -math.inf
 
-    def epoch(self, stage, row, epochs):
+    def epoch(self, stage: str, row: dict, epochs: int) -> None:
         if time.monotonic() - self.told >= 1:
             self.told = time.monotonic()
             text = f"{stage} {row['epoch']}/{epochs} epochs, loss {row['train/loss']:.4g}"
             self.desk.tell.remote(self.identity, text)
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         self.desk.say.remote(line)
 
 
@@ -224,7 +229,7 @@ class CarriedRun(Run):
     """A Run on a node without the run folder: begins with the checkpoints of the desk, and brings there what it keeps.
     """
 
-    def __init__(self, desk, folder, identity, *arguments, **options):
+    def __init__(self, desk: Any, folder: str | Path, identity: str, *arguments: Any, **options: Any):
         super().__init__(folder, identity, *arguments, **options)
         self.desk, self.root = desk, Path(folder)
         for name, content in _get(desk.fetch.remote(identity)).items():
@@ -236,15 +241,15 @@ class CarriedRun(Run):
         contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in found}
         _get(self.desk.keep.remote(self.config_id, contents))  # waits, so that fit knows what saving costs
 
-    def save_checkpoint(self, stage, state):
+    def save_checkpoint(self, stage: str, state: dict) -> None:
         super().save_checkpoint(stage, state)
         self._bring(self.folder / "checkpoint" / f"{stage}.npz")
 
-    def finish(self, numbers, arrays, seconds):
+    def finish(self, numbers: dict, arrays: dict[str, np.ndarray], seconds: float) -> None:
         super().finish(numbers, arrays, seconds)
         self._bring(*self.folder.iterdir())
 
-    def fail(self, text):
+    def fail(self, text: str) -> None:
         super().fail(text)
         self._bring(self.folder / "failed.txt")
 
@@ -271,7 +276,9 @@ _load = functools.lru_cache(maxsize=2)(lambda config, seed, data_dir: training_d
     config, seed=seed, data_dir=data_dir))  # fmt: skip
 
 
-def measure(experiment, config, identity, fields, place, desk, model):
+def measure(
+    experiment: Experiment, config: Any, identity: str, fields: dict, place: Place, desk: Any, model: bytes | None
+) -> str | None:
     """Ray's task: one config on this worker; returns None, or in one line what its code raised.
 
     fields: of its row, as the driver found them.  model: bytes of the .keras file that the config names, None without
@@ -302,7 +309,7 @@ def measure(experiment, config, identity, fields, place, desk, model):
 
 
 @functools.cache
-def begin_process(place):
+def begin_process(place: Place) -> None:
     """A new worker: its threads and GPUs, before TensorFlow begins."""
     import tensorflow as tf
 
@@ -321,7 +328,7 @@ def begin_process(place):
 class Pool:
     """Ray's workers for one run: local ones that end with it, or those of a running cluster."""
 
-    def __init__(self, workers, experiment, folder, data_dir, say):
+    def __init__(self, workers: Workers, experiment: Experiment, folder: Path, data_dir: str | None, say: Callable):
         """Start or find them.  ValueError, in one line, for a cluster that is not there or cannot run a config."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -444,7 +451,7 @@ class Pool:
         experiment, place = self.common
         return self.task.remote(experiment, config, identity, fields, place, self.desk, content)
 
-    def measure(self, next_job, progress):
+    def measure(self, next_job: Callable, progress: Progress | None) -> Iterator[tuple[str, str | None]]:
         """Yield (config id, None or what went wrong in one line) as they end.
 
         next_job: takes the next (config, config id, fields), None when there is none.  progress: None when quiet.
@@ -481,7 +488,7 @@ class Pool:
                     else:
                         yield identity, f"{what}, {TRIES} times"
 
-    def close(self):
+    def close(self) -> None:
         """End the workers; local ones leave no process behind."""
         with contextlib.suppress(OSError):
             (self.folder / PROBE).unlink(missing_ok=True)

@@ -4,12 +4,14 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import get_args, get_origin
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from absl import flags, logging
 
 from harness import cluster, grid, runner
-from harness.experiment import MARGINS
+from harness.experiment import MARGINS, Experiment
 
 FLAGS = flags.FLAGS
 RUN = "run"
@@ -21,10 +23,10 @@ HELP = {"--help", "-help", "-h", "-?", "--helpshort", "-helpshort"}
 class AxisParser(flags.ArgumentParser):
     """One value, or several joined by commas (an axis of the grid), of a config field's type."""
 
-    def __init__(self, name, kind):
+    def __init__(self, name: str, kind: Any):
         self.name, self.kind = name, kind
 
-    def parse(self, argument):
+    def parse(self, argument: Any) -> list:
         if isinstance(argument, list):
             return argument
         values = (
@@ -33,14 +35,14 @@ class AxisParser(flags.ArgumentParser):
         # A list is an axis even with one value; a tuple-valued field (widths) may be empty.
         return [grid.convert(self.name, value, self.kind) for value in values]
 
-    def flag_type(self):
+    def flag_type(self) -> str:
         return "list"
 
 
 class AxisFlag(flags.Flag):
     """Lets boolean fields be written --augment and --noaugment as well as --augment=true,false."""
 
-    def __init__(self, parser, name, help_text):
+    def __init__(self, parser: AxisParser, name: str, help_text: str):
         super().__init__(parser, _Text(), name, None, help_text, boolean=parser.kind is bool)
 
 
@@ -49,7 +51,9 @@ class _Text(flags.ArgumentSerializer):
         return ",".join(map(grid.text, value))
 
 
-def define(experiments, flag_values=FLAGS, former=()):
+def define(
+    experiments: dict[str, Experiment], flag_values: flags.FlagValues = FLAGS, former: Mapping[str, str] | tuple = ()
+) -> None:
     """Define the flags of a script: its experiments' config fields, and where things lie.
 
     experiments: {name: Experiment}; the first is the default.  former: {earlier name of an experiment: its name}.
@@ -88,7 +92,7 @@ def define(experiments, flag_values=FLAGS, former=()):
                 flag_values[earlier].now = name
 
 
-def define_workers(where):
+def define_workers(where: dict) -> None:
     """Define the flags of harness/cluster.py."""
     flags.DEFINE_integer(
         "workers", None, f"configs computed at a time, more than one by Ray ({cluster.INSTALL}) (default: with Ray, "
@@ -107,7 +111,7 @@ def define_workers(where):
     )  # fmt: skip
 
 
-def max_seeds_help(experiments):
+def max_seeds_help(experiments: dict[str, Experiment]) -> str:
     """Help of --max_seeds, with every experiment's own."""
     found = {}
     for title, experiment in experiments.items():
@@ -116,7 +120,7 @@ def max_seeds_help(experiments):
     return f"add seeds until the verdict is decided, up to so many; 0: not at all (default: 0; without --seed {own})"
 
 
-def margin_help(name, experiments):
+def margin_help(name: str, experiments: dict[str, Experiment]) -> str:
     """Help of --margin, --margin_factor and --margin_level: of what they are the smallest effect that matters."""
     what = {"margin": "difference", "margin_factor": "factor", "margin_level": "level"}[name]
     own = [f"{title}: {default:g}, {of}" for title, experiment in experiments.items()
@@ -124,7 +128,7 @@ def margin_help(name, experiments):
     return f"the smallest {what} that matters (default: {'; '.join(own) or 'no experiment of this script has one'})"
 
 
-def group(name, owner, experiments):
+def group(name: str, owner: type, experiments: dict[str, Experiment]) -> str:
     """Where help lists a field: under network, data or training, whose configs they are; or under its experiments."""
     part = owner.__name__.removesuffix("Config").lower()
     owners = [title for title, experiment in experiments.items() if name in grid.leaves(experiment.config)]
@@ -132,14 +136,14 @@ def group(name, owner, experiments):
     return RUN if name == "seed" else part or own
 
 
-def groups(flag_values):
+def groups(flag_values: flags.FlagValues) -> dict[str, list[flags.Flag]]:
     """{title: flags} of a script without those of absl, `run` last."""
     found = flag_values.flags_by_module_dict()
     found = {k: v for k, v in found.items() if k != ALIASES and any(isinstance(flag, AxisFlag) for flag in v)}
     return {title: found[title] for title in sorted(found, key=lambda title: title == RUN)}
 
 
-def help_text(doc, flag_values=FLAGS, width=None):
+def help_text(doc: str, flag_values: flags.FlagValues = FLAGS, width: int | None = None) -> str:
     """What --help prints: the script's question, how a grid is given, and its flags by group, wrapped."""
     width = min(width or shutil.get_terminal_size().columns, 120)
     say = (
@@ -155,13 +159,13 @@ def help_text(doc, flag_values=FLAGS, width=None):
     return "\n".join(lines)
 
 
-def entry(usage, text, width, indent=24):
+def entry(usage: str, text: str, width: int, indent: int = 24) -> list[str]:
     wrapped = textwrap.wrap(text, width - indent) or [""]
     start = [f"  {usage}".ljust(indent) + wrapped.pop(0)] if len(usage) + 3 < indent else [f"  {usage}"]
     return [*start, *(" " * indent + line for line in wrapped)]
 
 
-def usage(flag):
+def usage(flag: flags.Flag) -> str:
     """`--width=N`, `--[no]skip`, ..: how a flag is written."""
     if flag.boolean:
         return f"--[no]{flag.name}"
@@ -171,7 +175,7 @@ def usage(flag):
     return f"--{flag.name}={letter}-{letter}-.." if get_origin(kind) is tuple else f"--{flag.name}={letter}"
 
 
-def parse(argv, flag_values=FLAGS):
+def parse(argv: list[str], flag_values: flags.FlagValues = FLAGS) -> list[str]:
     """absl's flags_parser: help by group; what cannot be read ends before any work, in a line with the nearest flag."""
     if HELP & set(argv[1:]):
         print(help_text(sys.modules["__main__"].__doc__ or "", flag_values))
@@ -196,7 +200,9 @@ def parse(argv, flag_values=FLAGS):
     return arguments
 
 
-def read_flagfile(path, experiments, former=()):
+def read_flagfile(
+    path: str | Path, experiments: dict[str, Experiment], former: Mapping[str, str] | tuple = ()
+) -> tuple:
     """(experiment's name, {field: values}, max_seeds, {name: margin}) of a flags.cfg; ValueError if it is no such file.
 
     The values are as runner.run takes them, each flag understood as on the command line, earlier names included.
@@ -215,7 +221,7 @@ def read_flagfile(path, experiments, former=()):
     return name, options, found.max_seeds, margins
 
 
-def defaults(name, experiments):
+def defaults(name: str, experiments: dict[str, Experiment]) -> str:
     """`default: 64`, or by experiment where they differ."""
     found = {}
     for title, experiment in experiments.items():
@@ -229,7 +235,7 @@ def defaults(name, experiments):
     return "default: " + "; ".join(f"{text} for {', '.join(names)}" for text, names in found.items())
 
 
-def call(run, experiments, flag_values=FLAGS):
+def call(run: Callable, experiments: dict[str, Experiment], flag_values: flags.FlagValues = FLAGS) -> None:
     """Call a script's run(...) with the flags' values; bad input ends in one line and exit status 1."""
     logging.set_verbosity(logging.ERROR)  # tensorflow_datasets tells of every file that it opens
     gc.freeze()  # what the libraries brought with them stays: looking through it after every config took 0.2 s each

@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +22,7 @@ import pandas as pd
 
 from harness import command_line, runner, trial
 from harness import grid as grids
-from harness.experiment import ProtocolError
+from harness.experiment import Experiment, ProtocolError
 from judging.results import Results
 from judging.verdict import Verdict
 from judging.wording import field_text, is_missing
@@ -46,18 +47,18 @@ class KeptRun:
     entries: dict
     kept: Verdict
     verdict: Verdict
-    experiment: object
+    experiment: Experiment
     results: Results
     trial: str
 
 
-def folders(place):
+def folders(place: str | Path) -> dict[str, Path]:
     """{name: folder} of all kept runs, ordered by name; a folder that has only some of a run's files is one, too."""
     paths = [path for name in FILES for path in Path(place).rglob(name)]
     return dict(sorted((path.parent.relative_to(place).as_posix(), path.parent) for path in paths))
 
 
-def check(root):
+def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
     """(problems, runs): one line for each thing in README, docs and evidence/ of a project that does not follow.
 
     A line names the page and the run.  runs: {name: KeptRun} of those that are sound but for their verdict.
@@ -84,12 +85,12 @@ def check(root):
     return problems, runs
 
 
-def made(root, page, template, runs):
+def made(root: Path, page: Path, template: Path, runs: dict[str, KeptRun]) -> list[pages.Line]:
     """The lines that a page should have."""
     return pages.make(template, runs, template.relative_to(root).as_posix())
 
 
-def write_pages(root, runs):
+def write_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[Path]:
     """Write all pages anew; returns those that changed.  Raises pages.PageError before the first of them is written."""
     root = Path(root)
     texts = {page: pages.text(made(root, page, one, runs)) for page, one in pages.templates(root).items()}
@@ -99,7 +100,7 @@ def write_pages(root, runs):
     return changed
 
 
-def load(folder, name, take=False):
+def load(folder: str | Path, name: str, take: bool = False) -> KeptRun:
     """The KeptRun of a folder in evidence/; ValueError, in one line, if it is not sound but for its verdict.
 
     take: take a further look at the trial, with its share of the error budget, where other margins hold today.
@@ -148,7 +149,7 @@ def _script(name):
         raise ValueError(f"there is no script {name}.py") from error
 
 
-def read_table(path, experiment, configs, failed=()):
+def read_table(path: Path, experiment: Experiment, configs: list, failed: Iterable[str] = ()) -> pd.DataFrame:
     """The table of a run's Results out of its results.csv: fields as its flags have them, measures to the last bit.
 
     configs: those that its flags ask for.  failed: the ids of those without a result.
@@ -200,7 +201,7 @@ def _says(text, value):
 # -- what is not as it was
 
 
-def differences(kept, today):
+def differences(kept: Verdict, today: Verdict) -> list[str]:
     """[one line for each part of a Verdict that is not, word for word, what it was when it was kept]."""
     lines = []
     for part in ("outcome", "groups", "reason", "test", "family", "advice"):
@@ -222,7 +223,7 @@ def _around(value, other):
 # -- keeping
 
 
-def add(run_folder, place, name="default"):
+def add(run_folder: str | Path, place: str | Path, name: str = "default") -> KeptRun:
     """Copy what is needed of a run folder to `place`/<script>/<experiment>/<name>; returns the KeptRun.
 
     Of results.csv the rows that were judged, of flags.cfg all but folders of this machine, of looks.json the trial's
@@ -279,7 +280,7 @@ def _keep_own_looks(target, run):
     files.write_json(target / trial.FILE, {"trials": {run.trial: trials[run.trial]}})
 
 
-def accept(folder, name):
+def accept(folder: str | Path, name: str) -> list[str]:
     """Keep the verdict by today's rules in place of the one that was kept; returns what has changed, a line each.
 
     Another margin than before makes this a further look at the trial, as it does in a run folder.

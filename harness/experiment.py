@@ -10,6 +10,9 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
 
 from harness import grid as grids
 from judging.results import Results
@@ -151,30 +154,32 @@ class Experiment:
             yield f"max_seeds {self.max_seeds} is below the number of seeds of the grid"
 
     @property
-    def fields(self):
+    def fields(self) -> tuple[str, ...]:
         """The names of all config fields."""
         return tuple(grids.leaves(self.config))
 
     @property
-    def default_margins(self):
+    def default_margins(self) -> dict[str, float]:
         """{name: the smallest effect that matters} as the experiment sets them."""
         return {name: default for name, (default, _) in self.margins.items()}
 
     @property
-    def headings(self):
+    def headings(self) -> dict[str, str]:
         """{column: meaning} of the printed table."""
         return {name: self.columns[name] for name in self.table}
 
-    def results(self, table, arrays=None, histories=None, **judged):
+    def results(
+        self, table: pd.DataFrame, arrays: dict | None = None, histories: dict | None = None, **judged: Any
+    ) -> Results:
         """judging.results.Results of a table of this experiment; judged: its look, and margins other than its own."""
         margins = {**self.default_margins, **judged.pop("margins", {})}
         return Results(table, arrays or {}, histories or {}, self.fields, self.apart, margins=margins, **judged)
 
-    def knows_stage(self, name):
+    def knows_stage(self, name: str) -> bool:
         """Is it one of the declared stages?"""
         return _matches(name, self.stages)
 
-    def check_measures(self, numbers):
+    def check_measures(self, numbers: dict) -> None:
         """Raise ProtocolError for a number that measure returned and `columns` does not have."""
         for name in numbers:
             if name != DIVERGED and not _matches(name, self.columns):
@@ -183,13 +188,13 @@ class Experiment:
                     f"{grids.hint(name, self.columns)}"
                 )
 
-    def modernize(self, names):
+    def modernize(self, names: dict) -> dict:
         """{name: value} of a result of an earlier version under today's names of fields and columns."""
         former = {**grids.former_names(self.config), **self.former_columns}
         return {former.get(name, name): value for name, value in names.items()}
 
 
-def seed_field(decides="weights, data subset and order"):
+def seed_field(decides: str = "weights, data subset and order") -> Any:
     """The field `seed` of a Config, with its help."""
     return field(default=0, metadata={"help": f"seed of {decides}; 0,1,2 for several"})
 
@@ -211,7 +216,7 @@ def _matches(name, patterns):
     )
 
 
-def evaluation_columns(stage="", name=""):
+def evaluation_columns(stage: str = "", name: str = "") -> dict[str, str]:
     """Columns of analysis.evaluation.evaluate_splits with their meaning; name: what the stage's network is called."""
     prefix, suffix = (f"{stage}/" if stage else ""), (f", {name}" if name else "")
     return {
@@ -222,7 +227,7 @@ def evaluation_columns(stage="", name=""):
     }
 
 
-def former_evaluation_columns(before, stage=""):
+def former_evaluation_columns(before: str, stage: str = "") -> dict[str, str]:
     """{`before/loss`, `before/test_accuracy`, ..: today's name}, from the convention of the first versions."""
     prefix = f"{stage}/" if stage else ""
     return {

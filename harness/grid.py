@@ -6,14 +6,18 @@ import functools
 import itertools
 import types
 import typing
+from collections.abc import Iterable, Mapping
 
 import models
 from harness import stored
 
+if typing.TYPE_CHECKING:
+    from harness.experiment import Experiment  # which imports this module
+
 SEEDS = 2**32  # NumPy's and Keras' global generators take no larger ones
 
 @functools.cache  # it is asked for with every config of a grid
-def leaves(config_class):
+def leaves(config_class: type) -> Mapping[str, tuple]:
     """{field name: (dataclass that holds it, dataclasses.Field, type)} of a Config and the configs nested in it.
 
     Raises ValueError where two of them have a field of one name: a flag sets one thing.
@@ -32,13 +36,13 @@ def leaves(config_class):
     return types.MappingProxyType(result)
 
 
-def parts(config):
+def parts(config: typing.Any) -> list:
     """A config and the configs nested in it, outermost last."""
     nested = (getattr(config, field.name) for field in dataclasses.fields(config))
     return [*(part for value in nested if dataclasses.is_dataclass(value) for part in parts(value)), config]
 
 
-def flat(config):
+def flat(config: typing.Any) -> dict[str, typing.Any]:
     """{field name: value} of a config and the configs nested in it."""
     result = {}
     for field in dataclasses.fields(config):
@@ -47,7 +51,7 @@ def flat(config):
     return result
 
 
-def former_names(config_class):
+def former_names(config_class: type) -> dict[str, str]:
     """{name that a field had in earlier versions: its name}, from the fields' metadata `formerly`."""
     return {
         field.metadata["formerly"]: name
@@ -55,7 +59,7 @@ def former_names(config_class):
     }  # fmt: skip
 
 
-def identifying(config):
+def identifying(config: typing.Any) -> dict[str, typing.Any]:
     """{field name: value} that a config's id is made of, so that results of earlier versions stay valid.
 
     A renamed field goes by the name that it had (metadata `formerly`). A field that came later (metadata `added`)
@@ -70,18 +74,18 @@ def identifying(config):
     return result
 
 
-def identifying_axes(config_class, grid):
+def identifying_axes(config_class: type, grid: dict[str, list]) -> dict[str, list]:
     """{field: values} of a grid without the fields that came later and have their default alone: see `identifying`."""
     added = {name: leaf.default for name, (_, leaf, _) in leaves(config_class).items() if leaf.metadata.get("added")}
     return {name: values for name, values in grid.items() if not (name in added and list(values) == [added[name]])}
 
 
-def make(config_class, values):
+def make(config_class: type, values: dict[str, typing.Any]) -> typing.Any:
     """The config whose fields have the given flat values; all else keeps the defaults of config_class."""
     return replace(config_class(), values)
 
 
-def replace(config, values):
+def replace(config: typing.Any, values: dict[str, typing.Any]) -> typing.Any:
     """A copy of a config whose fields, nested ones too, have the given flat values."""
     changes = {}
     for field in dataclasses.fields(config):
@@ -93,7 +97,7 @@ def replace(config, values):
     return dataclasses.replace(config, **changes)
 
 
-def axes(experiment, options):
+def axes(experiment: "Experiment", options: dict) -> dict[str, list]:
     """{field name: list of values} for every field: those of `options`, else the experiment's grid, else the default.
 
     A list is an axis of the grid; anything else, a tuple too, is one value.
@@ -115,13 +119,13 @@ def axes(experiment, options):
     return result
 
 
-def hint(name, allowed):
+def hint(name: str, allowed: Iterable[str]) -> str:
     """` (did you mean width?)`, or nothing where no allowed name is near."""
     near = difflib.get_close_matches(name, allowed, 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def convert(name, value, kind):
+def convert(name: str, value: typing.Any, kind: typing.Any) -> typing.Any:
     """A value of the field's type, from text or from a Python value; ValueError says what was expected."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -142,14 +146,14 @@ def convert(name, value, kind):
         raise ValueError(f"{name} must be {expected}, got {value!r}") from error
 
 
-def text(value):
+def text(value: typing.Any) -> str:
     """The flag's text for one value: the inverse of `convert`."""
     if isinstance(value, tuple):
         return "-".join(map(text, value))
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def expand(experiment, options):
+def expand(experiment: "Experiment", options: dict) -> tuple[list, dict[str, list]]:
     """(configs, axes): all configs of the grid, without repeats, each one valid in itself.
 
     What a .keras file sets (harness/stored.py) is left out of the axes: they repeat the run by asking the file again.

@@ -2,7 +2,9 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reporting import files
 from training import reuse
@@ -19,7 +21,7 @@ class Memo:
     def __init__(self):
         self._known = {}
 
-    def once(self, key, function):
+    def once(self, key: Any, function: Callable) -> Any:
         """function() of the first call with this key."""
         key = json.dumps(content(key), sort_keys=True)
         if key not in self._known:
@@ -33,7 +35,7 @@ class Memo:
         return value
 
 
-def content(value):
+def content(value: Any) -> Any:
     """JSON form of what decides a value: dataclasses by class and fields, a .keras file by the digest of its bytes."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: content(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -47,6 +49,6 @@ def content(value):
     return files.plain(value)
 
 
-def model_content(name):
+def model_content(name: str) -> str:
     """A model's name, or the digest of its file: of a person's own .keras file the content counts, not the folder."""
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".keras") else name

@@ -8,22 +8,26 @@ import json
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import pandas as pd
+from matplotlib.figure import Figure
 
 import models
 from analysis.keras_internals import releasable_graphs
 from harness import cluster, stored, trial
 from harness import grid as grids
 from harness.cluster import Workers
-from harness.experiment import ProtocolError
+from harness.experiment import Experiment, ProtocolError
 from harness.memo import Memo, model_content
 from judging.chance import chance_of, warn_at_chance
 from judging.results import Results
+from judging.verdict import Verdict
 from models.user_model import check_file
 from reporting import figures as plots
 from reporting import files, verdict_file
@@ -49,13 +53,13 @@ class Report:
     failed: {config id: what its code raised, or what became of its worker}; they are not among the results.
     """
 
-    verdict: object
+    verdict: Verdict
     results: Results
     folder: Path
     failed: dict = field(default_factory=dict)
 
 
-def config_id(experiment, config):
+def config_id(experiment: Experiment, config: Any) -> str:
     """Readable and unique: network, data, seed, and a hash of every field that decides the result.
 
     Of a person's own .keras file the name and the content count, not the folder it lies in.
@@ -69,9 +73,10 @@ def config_id(experiment, config):
 
 
 def run(
-    script, experiment, options=None, *, name, out_dir="results", data_dir=None, overwrite=False, quiet=False,
-    max_seeds=None, margins=None, workers=None,
-):  # fmt: skip
+    script: str, experiment: Experiment, options: dict | None = None, *, name: str, out_dir: str | Path = "results",
+    data_dir: str | None = None, overwrite: bool = False, quiet: bool = False, max_seeds: int | str | None = None,
+    margins: dict | None = None, workers: Workers | None = None,
+) -> Report:  # fmt: skip
     """Run an Experiment on the grid that `options` span, and write its report.
 
     script: name of the entry script, e.g. "run_ntk".  name: the experiment's name in it.  options: {field: value, or
@@ -112,7 +117,10 @@ def run(
 class Sitting:
     """One call of `run`: what was asked for, and what has come of it so far, look by look."""
 
-    def __init__(self, script, experiment, options, *, name, out_dir, data_dir, overwrite, quiet):
+    def __init__(
+        self, script: str, experiment: Experiment, options: dict, *, name: str, out_dir: str | Path,
+        data_dir: str | None, overwrite: bool, quiet: bool,
+    ):  # fmt: skip
         """Arguments: those of `run`."""
         self.script, self.experiment, self.options, self.name = script, experiment, options, name
         self.out_dir, self.data_dir, self.overwrite, self.quiet = out_dir, data_dir, overwrite, quiet
@@ -123,11 +131,11 @@ class Sitting:
         )
         self.results, self.looks, self.verdict, self.chances, self.failed = None, None, None, {}, {}
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         if not self.quiet:
             print_line(line)
 
-    def plan_looks(self, max_seeds, margins):
+    def plan_looks(self, max_seeds: int | str | None, margins: dict) -> None:
         """The seeds of each look, and the margins of the judge.  Raises ValueError for what cannot be."""
         self.grid = grids.axes(self.experiment, self.options)
         self.limit = trial.parse_max_seeds(max_seeds, self.experiment, self.options)
@@ -140,7 +148,7 @@ class Sitting:
         if self.taken:
             self.say(self.taken)
 
-    def prepare(self, number, crew):
+    def prepare(self, number: int, crew: "Crew") -> tuple[list, list[str]]:
         """(configs that a look adds, their ids); ValueError for all that can be refused, with no folder made."""
         known = self.plan[number - 1] if number else ()
         configs, self.grid = grids.expand(self.experiment, {**self.options, "seed": self.plan[number]})
@@ -156,7 +164,7 @@ class Sitting:
             self.looks = trial.Looks(self.folder, axes, self.plan, self.margins)
         return new, [identity for identity, _ in prepared]
 
-    def measure(self, configs, ids, crew):
+    def measure(self, configs: list, ids: list[str], crew: "Crew") -> None:
         """Measure the configs that are new, and join them to the results."""
         found = measure_all(
             self.experiment, configs, ids, self.data_of, self.folder, self.overwrite, self.memo, crew, self.failed,
@@ -164,7 +172,7 @@ class Sitting:
         )  # fmt: skip
         self.results = found if self.results is None else join(self.results, found)
 
-    def judge(self, number, threads):
+    def judge(self, number: int, threads: int | None) -> None:
         """Take the look, keep results.csv and flags.cfg, judge, and keep the verdict beside them.
 
         threads: of a config, where they were asked for or chosen: the bits depend on them, so flags.cfg has them.
@@ -186,13 +194,13 @@ class Sitting:
             seconds=self.results.table["seconds"].sum(),
         )  # fmt: skip
 
-    def say_what_follows(self, number):
+    def say_what_follows(self, number: int) -> None:
         """A line on the next look, where there is one."""
         if number + 1 < len(self.plan):
             seeds, more = len(self.plan[number]), len(self.plan[number + 1])
             self.say(f"Undecided with {seeds} seeds, look {number + 1} of {len(self.plan)}: on to {more}.")
 
-    def report(self):
+    def report(self) -> Report:
         """Draw the figures and write the report; returns it."""
         drawn = draw(self.experiment, self.results, self.verdict, self.folder)
         write_report(
@@ -209,20 +217,20 @@ class Crew:
     By default this process begins, and workers take over as soon as what is left would be done earlier with them.
     """
 
-    def __init__(self, workers, experiment, folder, data_dir, say):
+    def __init__(self, workers: Workers, experiment: Experiment, folder: Path, data_dir: str | None, say: Callable):
         self.workers, self.pool, self.said = workers, None, False
         self.where, self.say = (experiment, folder, data_dir, say), say
 
-    def __enter__(self):
+    def __enter__(self) -> "Crew":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def fix_threads(self, configs):
+    def fix_threads(self, configs: list) -> None:
         self.workers = cluster.fix_threads(self.workers, configs)
 
-    def hire(self, todo, seconds=None):
+    def hire(self, todo: list, seconds: float | None = None) -> cluster.Pool | None:
         """The cluster.Pool for the configs that are left, or None: then this process measures the next.
 
         seconds: that the last took; None where that says nothing yet.
@@ -243,14 +251,14 @@ class Crew:
                 self.pool = cluster.Pool(replace(self.workers, number=number), *self.where)
         return self.pool
 
-    def close(self):
+    def close(self) -> None:
         if self.pool:
             self.pool.close()
         self.pool = None
 
 
 @contextlib.contextmanager
-def alone(folder):
+def alone(folder: Path) -> Iterator[None]:
     """No second run of the same folder meanwhile: it would compute everything again, and both would count looks."""
     try:
         with files.only_one(folder / "run.lock"):
@@ -260,7 +268,7 @@ def alone(folder):
 
 
 @contextlib.contextmanager
-def refusals():
+def refusals() -> Iterator[None]:
     """What cannot be run ends as InvalidInput, in one line."""
     try:
         yield
@@ -268,7 +276,10 @@ def refusals():
         raise InvalidInput(str(error)) from error
 
 
-def measure_all(experiment, configs, ids, data_of, folder, overwrite, memo, crew, failed, quiet):
+def measure_all(
+    experiment: Experiment, configs: list, ids: list[str], data_of: Callable, folder: Path, overwrite: bool, memo: Memo,
+    crew: Crew, failed: dict[str, str], quiet: bool,
+) -> Results:  # fmt: skip
     """`collect` with progress; InvalidInput where a config finds the checkpoint of another one in its place."""
     progress = None if quiet else Progress(len(configs))
     try:
@@ -280,7 +291,7 @@ def measure_all(experiment, configs, ids, data_of, folder, overwrite, memo, crew
             progress.close()
 
 
-def join(before, more):
+def join(before: Results, more: Results) -> Results:
     """The Results of two looks, the configs of one network together as in one grid: its seeds follow each other."""
     table = pd.concat([before.table, more.table], ignore_index=True)
     joined = replace(
@@ -290,7 +301,10 @@ def join(before, more):
     return replace(joined, table=table.loc[order].reset_index(drop=True))
 
 
-def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins, threads=None):
+def flag_lines(
+    experiment: Experiment, name: str, out_dir: str | Path, data_dir: str | None, grid: dict[str, list],
+    max_seeds: int | None, margins: dict[str, float], threads: int | None = None,
+) -> list[str]:  # fmt: skip
     """The lines of flags.cfg, an absl flag file that repeats the run."""
     flags = {"experiment": [name], "out_dir": [str(out_dir)], **({"data_dir": [str(data_dir)]} if data_dir else {})}
     flags |= {**grid, "max_seeds": [max_seeds or 0]}
@@ -299,7 +313,9 @@ def flag_lines(experiment, name, out_dir, data_dir, grid, max_seeds, margins, th
     return [f"--{flag}={','.join(map(grids.text, values))}" for flag, values in flags.items()]
 
 
-def prepare(experiment, config, data_of, folder, overwrite, memo):
+def prepare(
+    experiment: Experiment, config: Any, data_of: Callable, folder: Path, overwrite: bool, memo: Memo
+) -> tuple[str, tuple]:
     """Everything that can be wrong with a config is found here, before any training; returns the config's id,
     and chance of its training set (judging/chance.py).
     """
@@ -312,7 +328,7 @@ def prepare(experiment, config, data_of, folder, overwrite, memo):
     return identity, chance_of(data.y_train)
 
 
-def check_writable(folder):
+def check_writable(folder: Path) -> None:
     """Raise ValueError if the run folder cannot be written; leaves nothing behind."""
     place = folder
     try:
@@ -327,7 +343,10 @@ def check_writable(folder):
         raise ValueError(f"out_dir {folder} cannot be written: {error.strerror or error}") from error
 
 
-def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, failed, progress):
+def collect(
+    experiment: Experiment, configs: list, ids: list[str], data_of: Callable, folder: Path, overwrite: bool, memo: Memo,
+    crew: Crew, failed: dict[str, str], progress: Progress | None,
+) -> Results:  # fmt: skip
     """Results of all configs: read where they were finished before, else measured and kept.
 
     failed: {config id: why}, which the configs are added to whose own code raises, or whose workers die.
@@ -373,7 +392,7 @@ def collect(experiment, configs, ids, data_of, folder, overwrite, memo, crew, fa
     return assemble(experiment, {identity: found[identity] for identity in ids if identity in found}, runs, say)
 
 
-def assemble(experiment, found, runs, say):
+def assemble(experiment: Experiment, found: dict[str, tuple], runs: dict[str, Run], say: Callable) -> Results:
     """Results of the configs that have one, under today's names.  found: {config id: (measures, arrays, seconds)}."""
     rows, arrays, histories, renamed = [], {}, {}, 0
     for identity, (measures, arrays[identity], seconds) in found.items():
@@ -387,7 +406,10 @@ def assemble(experiment, found, runs, say):
     return Results(pd.DataFrame(rows), arrays, histories, experiment.fields, experiment.apart)
 
 
-def measured(experiment, todo, next_job, data_of, runs, crew, progress):
+def measured(
+    experiment: Experiment, todo: deque, next_job: Callable, data_of: Callable, runs: dict[str, Run], crew: Crew,
+    progress: Progress | None,
+) -> Iterator[tuple[str, str | None]]:  # fmt: skip
     """Measure configs, here or by workers; yields (config id, None or what went wrong in one line) as they end.
 
     todo: those left.  next_job: takes the next of them as (config, config id, fields), None when there is none.
@@ -408,7 +430,7 @@ def measured(experiment, todo, next_job, data_of, runs, crew, progress):
         yield identity, went_wrong
 
 
-def attempt(experiment, config, data, run):
+def attempt(experiment: Experiment, config: Any, data: training_data.Data, run: Run) -> str | None:
     """Measure one config and keep the result; where its own code raises, keep that and return it in one line.
 
     What would befall every config is raised: a full disk, a foreign checkpoint, a mistake of the experiment's author.
@@ -423,7 +445,7 @@ def attempt(experiment, config, data, run):
     return None
 
 
-def finished(run, say):
+def finished(run: Run, say: Callable) -> tuple | None:
     """The result of a config that was finished before, or None; a damaged one is named, never trusted."""
     try:
         return run.result()
@@ -433,7 +455,7 @@ def finished(run, say):
         return None
 
 
-def compute(experiment, config, data, run):
+def compute(experiment: Experiment, config: Any, data: training_data.Data, run: Run) -> None:
     """Measure one config and keep the result."""
     # Layer names and random state do not depend on what ran before.
     keras.backend.clear_session(free_memory=False)
@@ -449,7 +471,10 @@ def compute(experiment, config, data, run):
         run.close()
 
 
-def conclude(experiment, results, folder, chances, failed, taken):
+def conclude(
+    experiment: Experiment, results: Results, folder: Path, chances: dict[str, tuple], failed: dict[str, str],
+    taken: str,
+) -> Verdict:  # fmt: skip
     """`judge_results`; ReportError where the experiment's own code fails at it."""
     try:
         return judge_results(experiment, results, chances, failed, taken)
@@ -458,7 +483,9 @@ def conclude(experiment, results, folder, chances, failed, taken):
         raise ReportError(f"no verdict could be made ({type(error).__name__}: {error}); {said}") from error
 
 
-def judge_results(experiment, results, chances, failed, taken=""):
+def judge_results(
+    experiment: Experiment, results: Results, chances: dict[str, tuple], failed: dict[str, str], taken: str = ""
+) -> Verdict:
     """The Verdict of an experiment's judge, with what holds for every experiment: configs that diverged or failed,
     networks at chance, defaults from a stored file.
 
@@ -475,7 +502,7 @@ def judge_results(experiment, results, chances, failed, taken=""):
     return replace(verdict, reason=f"{verdict.reason}{warning}", test=f"{verdict.test} {taken}".strip())
 
 
-def draw(experiment, results, verdict, folder):
+def draw(experiment: Experiment, results: Results, verdict: Verdict, folder: Path) -> dict[str, Figure]:
     """{name: figure} of the results; ReportError where the experiment's own code fails at it."""
     try:
         with plots.style():
@@ -488,10 +515,13 @@ def draw(experiment, results, verdict, folder):
 
 
 def run_named(
-    script, experiments, name, *, former=(), out_dir="results", data_dir=None, overwrite=False, quiet=False,
-    max_seeds=None, margin=None, margin_factor=None, margin_level=None, workers=1, ray_address=None,
-    cpus_per_config=None, gpus_per_config=0.0, threads_per_config=None, **options,
-):  # fmt: skip
+    script: str, experiments: dict[str, Experiment], name: str, *, former: Mapping[str, str] | tuple = (),
+    out_dir: str | Path = "results", data_dir: str | None = None, overwrite: bool = False, quiet: bool = False,
+    max_seeds: int | None = None, margin: float | None = None, margin_factor: float | None = None,
+    margin_level: float | None = None, workers: int | str = 1, ray_address: str | None = None,
+    cpus_per_config: float | None = None, gpus_per_config: float = 0.0, threads_per_config: int | str | None = None,
+    **options: Any,
+) -> Report:  # fmt: skip
     """`run` for the experiment called `name` of a script; options are config fields, a list being an axis of the grid.
 
     workers, ray_address, cpus_per_config, gpus_per_config, threads_per_config: see cluster.Workers.

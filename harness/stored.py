@@ -4,14 +4,19 @@ A network's learning rate and norm are its own: those that suit the experiments'
 of what another one reaches. What holds for every experiment stands here; a field of its own an experiment sets by its
 part `stored_defaults`.
 """
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.stored_file import read_stored_file
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment  # which imports grid, and that this module
 
 COMPILED = ("learning_rate", "momentum")  # they belong together: who gives one of them sets both
 
 
-def defaults(experiment, model, asked):
+def defaults(experiment: "Experiment", model: str, asked: dict) -> dict[str, list]:
     """{field: list of values} that a grid takes from the file `model`; empty for a model by name.
 
     asked: {field: value or values} that the person gave, which are never replaced.
@@ -27,7 +32,7 @@ def defaults(experiment, model, asked):
     return {name: values for name, values in found.items() if name in experiment.fields and name not in asked}
 
 
-def describe(experiment, models, asked):
+def describe(experiment: "Experiment", models: Iterable[str], asked: dict) -> str:
     """One line on what was taken from the files among `models`, and what was not; "" where there is none."""
     parts = []
     for model in models:
@@ -43,7 +48,7 @@ def describe(experiment, models, asked):
     return f"Taken from the file where no flag was given: {'; '.join(parts)}." if parts else ""
 
 
-def columns(model):
+def columns(model: str) -> dict:
     """{column: value} that results have of a stored file beside its config: its width and family; {} of a name."""
     file = _file(model)
     return {} if file is None else {"width": file.width, "family": file.family}

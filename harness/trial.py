@@ -5,17 +5,18 @@ error budget (judging/looks.py). It is written before a verdict is made: who has
 """
 import json
 import math
+from pathlib import Path
 
 from harness import grid as grids
-from harness.experiment import MARGINS
+from harness.experiment import MARGINS, Experiment
 from harness.memo import content
-from judging.looks import Trial, plan_sizes
+from judging.looks import Look, Trial, plan_sizes
 from reporting import files
 
 FILE = "looks.json"
 
 
-def parse_max_seeds(value, experiment, options):
+def parse_max_seeds(value: int | str | None, experiment: Experiment, options: dict) -> int | None:
     """The number of seeds up to which a run widens its grid: a number, or None for the seeds of the grid alone.
 
     value: None for the experiment's own, which holds where no seeds are given; 0 for no widening. Raises ValueError for
@@ -29,7 +30,7 @@ def parse_max_seeds(value, experiment, options):
     return number or None
 
 
-def plan_seeds(first, max_seeds):
+def plan_seeds(first: list[int], max_seeds: int | None) -> list[list[int]]:
     """[seeds of each look]: those of the grid first, then with the next ones, up to max_seeds of them."""
     if max_seeds is not None and max_seeds < len(first):
         raise ValueError(f"max_seeds must be at least the number of seeds, {len(first)}, got {max_seeds}")
@@ -37,7 +38,7 @@ def plan_seeds(first, max_seeds):
     return [[*first, *more][:size] for size in plan_sizes(len(first), max_seeds or len(first))]
 
 
-def check_margins(experiment, given):
+def check_margins(experiment: Experiment, given: dict) -> dict[str, float]:
     """{name: margin} that the judge uses: the experiment's own, but for those given.  Raises ValueError."""
     margins = {}
     for name, value in given.items():
@@ -53,7 +54,7 @@ def check_margins(experiment, given):
 class Looks:
     """The looks of one run: a plan of sets of seeds for one grid and one set of margins."""
 
-    def __init__(self, folder, grid, plan, margins):
+    def __init__(self, folder: Path, grid: dict[str, list], plan: list[list[int]], margins: dict[str, float]):
         """folder: the experiment's.  grid: {field: values}.  plan: [seeds].  ValueError for a damaged file."""
         self.path, self.plan, self.margins = folder / FILE, plan, margins
         axes = {name: content(values) for name, values in grid.items() if name != "seed"}
@@ -73,7 +74,7 @@ class Looks:
     def _text(self, seeds):
         return json.dumps({"seeds": sorted(seeds), **self.margins}, sort_keys=True)
 
-    def take(self, number):
+    def take(self, number: int) -> Look:
         """The judging.looks.Look at the plan's set of seeds with this number; it is written down first."""
         trials = self._read()
         known = trials.get(self.key, {"grid": self.grid, "looks": {}})
@@ -84,7 +85,7 @@ class Looks:
         files.write_json(self.path, {"trials": trials})
         return look
 
-    def taken(self, number):
+    def taken(self, number: int) -> Look:
         """The judging.looks.Look that was taken at the plan's set of seeds with this number, out of the file alone.
 
         Raises ValueError where the file has no such look.

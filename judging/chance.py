@@ -1,13 +1,16 @@
 """Did the trained networks learn anything?  Of one whose training accuracy is at chance no verdict says much."""
 import math
 
+import numpy as np
+import pandas as pd
+
 MARGIN = 0.05  # above chance: what a network that learns its training set exceeds within the first epochs
 ERRORS = 3  # standard errors of guessing: the margin where so few images are that guesses alone come further
 NAME = "train/accuracy"
 UNTRAINED = "before/"  # the stage that every training starts from
 
 
-def chance_of(labels) -> tuple:
+def chance_of(labels: np.ndarray) -> tuple:
     """(chance, limit) of one-hot training labels [n, k]: the share of the largest class, what always naming it gets.
 
     limit: a training accuracy up to here does not exceed chance by a clear margin.
@@ -16,7 +19,7 @@ def chance_of(labels) -> tuple:
     return share, share + max(MARGIN, ERRORS * math.sqrt(share * (1 - share) / len(labels)))
 
 
-def warn_at_chance(table, chances: dict) -> str:
+def warn_at_chance(table: pd.DataFrame, chances: dict) -> str:
     """` Warning: ..` on the runs that have a trained network at chance; "" where none has.
 
     table: a row a config.  chances: {config_id: (chance, limit) of its training set}. Accuracies are those of the

@@ -37,5 +37,5 @@ class Verdict:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"a verdict is one of {', '.join(OUTCOMES)}, got {self.outcome!r}")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.outcome.upper()}: {self.reason}{self.advice and ' '}{self.advice}"

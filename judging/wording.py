@@ -1,8 +1,12 @@
 """The words and numbers that verdicts, tables and legends share."""
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from analysis.statistics import RankCorrelation
 
 MAX_NAME = 40  # characters of a stored model's path that a figure has room for
 
@@ -19,19 +23,19 @@ FIELD_WORDS = {
 }
 
 
-def short_name(model):
+def short_name(model: str) -> str:
     """A model's name; the end of a long path, with a checksum of the whole: names keep networks apart."""
     if len(model) <= MAX_NAME:
         return model
     return f"...{model[8 - MAX_NAME :]}#{zlib.crc32(model.encode()) & 0xFFFF:04x}"
 
 
-def is_missing(value):
+def is_missing(value: Any) -> bool:
     """None and NaN: what a config has no value of, or a run did not measure."""
     return value is None or (not isinstance(value, (tuple, list, str)) and bool(pd.isna(value)))
 
 
-def field_text(value):
+def field_text(value: Any) -> str:
     """A config field's value as a person writes it: tuples as 1-2-4, 'none' where the config has no value."""
     if isinstance(value, (tuple, list)):
         return "-".join(map(field_text, value)) or "none"
@@ -44,7 +48,7 @@ def field_text(value):
     return str(value)
 
 
-def field_label(name, value):
+def field_label(name: str, value: Any) -> str:
     """`learning rate 0.1`, `no skip`, `digits`: one field of a config in a legend or a sentence."""
     if name in FIELD_WORDS:
         return FIELD_WORDS[name](value)
@@ -54,13 +58,13 @@ def field_label(name, value):
     return f"{words} {field_text(value)}"
 
 
-def list_words(parts):
+def list_words(parts: Sequence[str]) -> str:
     """`a, b and c`; "" of nothing."""
     *others, last = parts or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def format_interval(interval, digits=3, *, sign=False):
+def format_interval(interval: Any, digits: int = 3, *, sign: bool = False) -> str:
     """`0.4 [0.1, 0.7]`; the mean alone of one value, 'not measured' of none.
 
     interval: anything with n, mean, low and high, such as statistics.Interval and PairedDifference.
@@ -72,7 +76,7 @@ def format_interval(interval, digits=3, *, sign=False):
     return mean + (f" [{interval.low:.{digits}g}, {interval.high:.{digits}g}]" if interval.n > 1 else "")
 
 
-def format_factor(interval, digits=3):
+def format_factor(interval: Any, digits: int = 3) -> str:
     """`17.1 [13.2, 22.2]`: an interval of log10 ratios, as the ratio."""
     if not interval.n:
         return "not measured"
@@ -80,7 +84,7 @@ def format_factor(interval, digits=3):
     return f"{10**interval.mean:.{digits}g}{bounds}"
 
 
-def format_points(difference):
+def format_points(difference: Any) -> str:
     """A difference in accuracy in percentage points, `+0.4 [0.1, 0.7] points`."""
     if not difference.n:
         return "not measured"
@@ -88,7 +92,7 @@ def format_points(difference):
     return f"{100 * difference.mean:+.2g}{bounds} points"
 
 
-def format_correlation(found, digits=2):
+def format_correlation(found: RankCorrelation, digits: int = 2) -> str:
     """`0.8 [-0.82, 1]`: a statistics.RankCorrelation; 'not measured' where either variable is constant."""
     if found.correlation != found.correlation:
         return "not measured"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 
+import keras
+
 from models.alexnet_small import alexnet
 from models.convnet import convnet
 from models.densenet import densenet, layers_per_block
@@ -81,18 +83,18 @@ class NetworkConfig:
     def __post_init__(self):
         object.__setattr__(self, "widths", tuple(self.widths))  # a list would make the config unhashable
 
-    def validate(self):
+    def validate(self) -> None:
         """Nothing to refuse before the data's shape is known: models.validate has all checks."""
 
 
-def validate(config, input_shape, num_classes):
+def validate(config: NetworkConfig, input_shape: tuple[int, ...], num_classes: int) -> None:
     """Raise ValueError, in one line, unless `build` can make this network for such data; a .keras file is opened."""
     _check(config, input_shape, num_classes)
     if _is_file(config):
         load_user_model(config.model, input_shape, num_classes, config.dtype)
 
 
-def build(config, input_shape, num_classes, *, seed):
+def build(config: NetworkConfig, input_shape: tuple[int, ...], num_classes: int, *, seed: int) -> keras.Model:
     """The network of `config`: a keras.Model from inputs [n, *input_shape] to logits [n, num_classes].
 
     seed: fixes every initial weight (same seed, same bits); a .keras file keeps the weights it has, whatever the seed.
@@ -106,12 +108,12 @@ def build(config, input_shape, num_classes, *, seed):
     return MODELS[config.model](tuple(input_shape), num_classes, seed=seed, dtype=config.dtype, **chosen)
 
 
-def default_width(name):
+def default_width(name: str) -> int | None:
     """The width that the model `name` has when none is given; its builder says what width counts."""
     return _default(name, "width")
 
 
-def network_name(config):
+def network_name(config: NetworkConfig) -> str:
     """A short readable name for legends and run ids, such as mlp-3x64 or resnet18-w16-nobn-noskip."""
     name = config.model
     if _is_file(config):
@@ -152,7 +154,7 @@ def _default(name, option):
     return parameter.default if parameter else None
 
 
-def options(name):
+def options(name: str) -> tuple[str, ...]:
     """Fields of NetworkConfig that the builder takes (its signature is the one place that says so)."""
     shared = ("width", "widths", "depth", "activation", "batch_norm", "skip", "dropout")
     if name.endswith(".keras"):

@@ -1,5 +1,6 @@
 """The small AlexNet of Zhang et al. 2017, which fits random labels on CIFAR-10."""
 import keras
+import tensorflow as tf
 from keras import layers
 
 from models.layers import LayerFactory
@@ -14,14 +15,17 @@ class LocalResponseNorm(layers.Layer):
 
     radius, alpha, beta = 4, 0.001 / 9, 0.75
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         # The window sum as a product with a band matrix: unlike the fused op, it has every higher derivative.
         channel = keras.ops.arange(x.shape[-1])
         band = keras.ops.cast(keras.ops.abs(channel[:, None] - channel[None]) <= self.radius, x.dtype)
         return x * (1.0 + self.alpha * keras.ops.matmul(x * x, band)) ** -self.beta
 
 
-def alexnet(input_shape, num_classes, *, width=64, activation="relu", seed=0, dtype="float32", name="alexnet"):
+def alexnet(
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 64, activation: str = "relu", seed: int = 0,
+    dtype: str = "float32", name: str = "alexnet",
+) -> keras.Model:  # fmt: skip
     """Two blocks of [5x5 convolution, 3x3 max pooling with stride 2, local response norm], dense 6w, dense 3w, logits.
 
     Default w = 64: 1 387 786 parameters on 28x28x3 with ten classes.

@@ -22,7 +22,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     # Which Keras layer's function this is, for analysis/, where any other subclass may compute anything.
     computes = keras.layers.BatchNormalization
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
         if not (training and self.trainable and mask is None and self.has_kernel(inputs)):
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
@@ -44,7 +44,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             moving.assign(moving * self.momentum + tf.stop_gradient(value) * (1.0 - self.momentum))
         return y
 
-    def has_kernel(self, inputs):
+    def has_kernel(self, inputs: tf.Tensor) -> bool:
         """Are these inputs, and the layer's options, what the kernel computes?"""
         return (
             len(inputs.shape) == 4

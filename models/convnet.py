@@ -5,7 +5,10 @@ from keras import layers
 from models.layers import LayerFactory
 
 
-def convnet(input_shape, num_classes, *, width=16, activation="relu", seed=0, dtype="float32", name="convnet"):
+def convnet(
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 16, activation: str = "relu", seed: int = 0,
+    dtype: str = "float32", name: str = "convnet",
+) -> keras.Model:  # fmt: skip
     """Convolutions of w, 2w, 2w, 4w, 4w channels, max pooling behind the last two, flatten, logits; default w = 16.
 
     All convolutions are 3x3. Pooling is 3x3 with stride 3, as in the authors' code (32 -> 10 -> 3: 36w features on

@@ -5,7 +5,7 @@ from keras import layers
 from models.layers import LayerFactory
 
 
-def layers_per_block(depth):
+def layers_per_block(depth: int) -> int:
     """Dense layers in each of the three blocks; ValueError unless depth = 3 m + 4."""
     if depth < 7 or (depth - 4) % 3:
         raise ValueError(f"densenet needs depth = 3 m + 4 layers (7, 10, ..., 40, ...); received {depth}")
@@ -13,8 +13,9 @@ def layers_per_block(depth):
 
 
 def densenet(
-    input_shape, num_classes, *, width=12, depth=40, activation="relu", seed=0, dtype="float32", name="densenet"
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 12, depth: int = 40, activation: str = "relu",
+    seed: int = 0, dtype: str = "float32", name: str = "densenet",
+) -> keras.Model:  # fmt: skip
     """Three blocks of layers that each append `width` channels (the growth rate) to all that came before.
 
     The stem has 16 channels; a transition is a 1x1 convolution that keeps the number of channels and 2x2 mean pooling.

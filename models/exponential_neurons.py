@@ -3,8 +3,12 @@
 The theorem there: with g_k(x) = a_k exp(w_k . x + b_k) on a skip from input to outputs, and a penalty on ||a||^2, every
 local minimum of the training loss has a = 0 and is a global minimum of the network alone.
 """
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from analysis.evaluation import dtype_of
 from models.layers import layer_seed
@@ -17,24 +21,24 @@ class ExponentialNeurons(keras.layers.Layer):
     outputs: k.  scale: standard deviation of the initial w.  seed: fixes them.
     """
 
-    def __init__(self, outputs, scale, seed, **options):
+    def __init__(self, outputs: int, scale: float, seed: int, **options: Any):
         super().__init__(**options)
         self.outputs, self.scale, self.random_seed = outputs, scale, seed
 
-    def build(self, shape):
+    def build(self, shape: Sequence) -> None:
         draw = keras.initializers.RandomNormal(0.0, self.scale, seed=layer_seed(self.random_seed, "exponential"))
         self.w = self.add_weight(shape=(int(np.prod(shape[1:])), self.outputs), initializer=draw, name="w")
         self.b = self.add_weight(shape=(self.outputs,), initializer="zeros", name="b")
         self.a = self.add_weight(shape=(self.outputs,), initializer="zeros", name="a")
 
-    def exponents(self, x):
+    def exponents(self, x: np.ndarray | tf.Tensor) -> tf.Tensor:
         """w_k . x + b_k, [n, ...] -> [n, k]."""
         return keras.ops.reshape(x, (-1, self.w.shape[0])) @ self.w + self.b
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.a * keras.ops.exp(self.exponents(x))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "outputs": self.outputs, "scale": self.scale, "seed": self.random_seed}
 
 

@@ -9,8 +9,9 @@ MODULES = ((32, 32), (32, 48), (80,), (112, 48), (96, 64), (80, 80), (48, 96), (
 
 
 def inception(
-    input_shape, num_classes, *, width=96, activation="relu", batch_norm=True, seed=0, dtype="float32", name="inception"
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 96, activation: str = "relu",
+    batch_norm: bool = True, seed: int = 0, dtype: str = "float32", name: str = "inception",
+) -> keras.Model:  # fmt: skip
     """3x3 stem of `width` channels, ten modules, global mean, logits; all channels scale with the stem's default 96.
 
     Mixed module: 1x1 and 3x3 convolutions side by side. Downsampling module: 3x3 convolution and 3x3 max pooling, both

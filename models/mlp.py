@@ -6,18 +6,9 @@ from models.layers import LayerFactory, layer_seed
 
 
 def mlp(
-    input_shape,
-    num_classes,
-    *,
-    width=64,
-    depth=3,
-    widths=(),
-    activation="relu",
-    dropout=0.0,
-    seed=0,
-    dtype="float32",
-    name="mlp",
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 64, depth: int = 3, widths: tuple[int, ...] = (),
+    activation: str = "relu", dropout: float = 0.0, seed: int = 0, dtype: str = "float32", name: str = "mlp",
+) -> keras.Model:  # fmt: skip
     """Multilayer perceptron with `depth` hidden layers of `width` units, or with the hidden `widths` if they are given.
 
     The default, 3 x 64, is small enough for a grid on two cores; Goldblum et al. 2020 (Table 1) use 2048, 2048, 1024.

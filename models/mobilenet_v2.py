@@ -9,8 +9,9 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 def mobilenet_v2(
-    input_shape, num_classes, *, width=32, activation="relu", seed=0, dtype="float32", name="mobilenet_v2"
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 32, activation: str = "relu", seed: int = 0,
+    dtype: str = "float32", name: str = "mobilenet_v2",
+) -> keras.Model:  # fmt: skip
     """Inverted residual blocks with depthwise convolutions; `width` is the stem's channels, all others scale with it.
 
     The default 32 is the paper's multiplier 1. Stem and second stage have stride 1 instead of 2 (32 -> 4, not 32 -> 1).

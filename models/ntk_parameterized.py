@@ -5,7 +5,10 @@ sqrt(bias_variance) for a bias: z = sqrt(weight_variance / fan_in) W h + sqrt(bi
 bias is here the weight of one more input channel of constant value, so that all weights lie in Keras' own Dense and
 Conv2D layers.
 """
+from typing import Any
+
 import keras
+import tensorflow as tf
 from keras import layers
 
 from analysis.infinite_width_kernels import ACTIVATIONS, ARCHITECTURES
@@ -23,11 +26,11 @@ class ScaledInput(layers.Layer):
     sqrt(bias_variance) / 3 have together the variance, and the NTK, of one bias.
     """
 
-    def __init__(self, weight_variance, bias_variance, **options):
+    def __init__(self, weight_variance: float, bias_variance: float, **options: Any):
         super().__init__(**options)
         self.weight_variance, self.bias_variance = weight_variance, bias_variance
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         image = len(x.shape) == 4
         x = x * (self.weight_variance / x.shape[-1]) ** 0.5
         if self.bias_variance:
@@ -39,23 +42,15 @@ class ScaledInput(layers.Layer):
                 x = keras.ops.concatenate([last, x, first], axis)
         return x
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "weight_variance": self.weight_variance, "bias_variance": self.bias_variance}
 
 
 def ntk_parameterized(
-    input_shape,
-    num_classes,
-    *,
-    architecture="fcn",
-    activation="erf",
-    width=64,
-    depth=3,
-    weight_variance=1.0,
-    bias_variance=0.0,
-    seed=0,
-    dtype="float32",
-):
+    input_shape: tuple[int, ...], num_classes: int, *, architecture: str = "fcn", activation: str = "erf",
+    width: int = 64, depth: int = 3, weight_variance: float = 1.0, bias_variance: float = 0.0, seed: int = 0,
+    dtype: str = "float32",
+) -> keras.Model:  # fmt: skip
     """Keras model: inputs [n, *input_shape] -> logits [n, num_classes], with `depth` hidden layers of `width` channels.
 
     architecture: one of infinite_width_kernels.ARCHITECTURES; all else as in infinite_width_kernels.limit_kernels,
@@ -86,7 +81,10 @@ def ntk_parameterized(
     )
 
 
-def mlp_ntk(input_shape, num_classes, *, width=64, depth=3, activation="relu", seed=0, dtype="float32"):
+def mlp_ntk(
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 64, depth: int = 3, activation: str = "relu",
+    seed: int = 0, dtype: str = "float32",
+) -> keras.Model:  # fmt: skip
     """Multilayer perceptron in NTK parameterization: models.mlp's network for claims about infinite width.
 
     Inputs [n, *input_shape] -> logits [n, num_classes]. Weight variances are those of models.layers, which keep the
@@ -102,7 +100,9 @@ def mlp_ntk(input_shape, num_classes, *, width=64, depth=3, activation="relu", s
     return keras.Model(inputs, scaled_linear(make, x, num_classes, "logits", 1.0, BIAS_VARIANCE), name="mlp_ntk")
 
 
-def scaled_linear(make, x, units, name, weight_variance, bias_variance):
+def scaled_linear(
+    make: LayerFactory, x: keras.KerasTensor, units: int, name: str, weight_variance: float, bias_variance: float
+) -> keras.KerasTensor:
     """A dense layer on [n, d], or a 3x3 convolution on [n, h, w, c], in NTK parameterization."""
     x = ScaledInput(weight_variance, bias_variance, dtype=make.dtype, name=f"{name}_input")(x)
     options = {

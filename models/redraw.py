@@ -5,7 +5,7 @@ import numpy as np
 from models.layers import layer_seed
 
 
-def redraw(model, seed):
+def redraw(model: keras.Model, seed: int) -> list[np.ndarray]:
     """The weights of `model`, in the order of get_weights, with the trained ones drawn anew; the model stays as it is.
 
     Each layer draws with a seed of its own, of `seed` and its name. What is not trained stays, such as the constants of

@@ -7,9 +7,13 @@ Project the points on a direction a that tells them apart, z_1 < ... < z_n, and 
 < z_n: A_ij = max(z_i - b_j, 0) is lower triangular with diagonal z_i - b_i > 0, and forward substitution solves A w =
 y.
 """
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import scipy.linalg
+import tensorflow as tf
 from keras import layers
 
 DIRECTIONS = 16  # random ones that are tried: the rounding error goes with 1 / (smallest gap of the projections)
@@ -20,21 +24,23 @@ KNOT = 0.1  # b_j lies at this share of the gap (z_{j-1}, z_j); below 1/2, slope
 class Hinges(layers.Layer):
     """max(z - b_j, 0) for one shared input, [n, 1] -> [n, units]: a ReLU layer whose kernel is 1 and has no weights."""
 
-    def __init__(self, units, **options):
+    def __init__(self, units: int, **options: Any):
         super().__init__(**options)
         self.units = units
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence) -> None:
         self.thresholds = self.add_weight(shape=(self.units,), initializer="zeros", name="thresholds")
 
-    def call(self, z):
+    def call(self, z: tf.Tensor) -> tf.Tensor:
         return keras.ops.relu(z - self.thresholds)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "units": self.units}
 
 
-def relu_interpolant(x, y, *, seed=0, dtype="float64", name="relu_interpolant"):
+def relu_interpolant(
+    x: np.ndarray, y: np.ndarray, *, seed: int = 0, dtype: str = "float64", name: str = "relu_interpolant"
+) -> keras.Model:
     """The network of Theorem 1 as a keras.Model [m, ...] -> [m, 1] with c(x_i) = y_i up to rounding.
 
     Args:

@@ -8,18 +8,9 @@ from models.layers import LayerFactory
 
 
 def resnet(
-    input_shape,
-    num_classes,
-    *,
-    width=64,
-    depth=2,
-    activation="relu",
-    batch_norm=True,
-    skip=True,
-    seed=0,
-    dtype="float32",
-    name="resnet",
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 64, depth: int = 2, activation: str = "relu",
+    batch_norm: bool = True, skip: bool = True, seed: int = 0, dtype: str = "float32", name: str = "resnet",
+) -> keras.Model:  # fmt: skip
     """3x3 stem, four stages of `depth` basic blocks with w, 2w, 4w, 8w channels, global mean, logits.
 
     The default width 64 and depth 2 are ResNet-18. Stages have strides 1, 2, 2, 2 and there is no max pooling, so that

@@ -5,7 +5,10 @@ other convolution of a branch at He's scale times L^(-1/(2m-2)) = L^(-1/2). A sc
 classifier and every convolution of a branch, and each branch has one scalar multiplier. So the logits start at 0, and
 all blocks that keep the shape start as the identity.
 """
+from collections.abc import Sequence
+
 import keras
+import tensorflow as tf
 from keras import layers
 
 from models.layers import GAINS, LayerFactory
@@ -15,10 +18,10 @@ from models.layers import GAINS, LayerFactory
 class ScalarBias(layers.Layer):
     """x + b with one trainable number b, 0 at the start."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence) -> None:
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return x + self.bias
 
 
@@ -26,10 +29,10 @@ class ScalarBias(layers.Layer):
 class ScalarScale(layers.Layer):
     """a * x with one trainable number a, 1 at the start."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence) -> None:
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return x * self.scale
 
 
@@ -37,14 +40,14 @@ class ScalarScale(layers.Layer):
 class DoubleChannels(layers.Layer):
     """Appends as many zero channels as there are, [n, h, w, c] -> [n, h, w, 2c]."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return keras.ops.concatenate([x, keras.ops.zeros_like(x)], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence) -> tuple:
         return (*input_shape[:-1], 2 * input_shape[-1])
 
 
-def blocks_per_stage(depth):
+def blocks_per_stage(depth: int) -> int:
     """Residual blocks in each of the three stages; ValueError unless depth = 6 m + 2."""
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet_fixup needs depth = 6 m + 2 layers (8, 14, 20, ...); received {depth}")
@@ -52,8 +55,9 @@ def blocks_per_stage(depth):
 
 
 def resnet_fixup(
-    input_shape, num_classes, *, width=16, depth=20, activation="relu", seed=0, dtype="float32", name="resnet_fixup"
-):
+    input_shape: tuple[int, ...], num_classes: int, *, width: int = 16, depth: int = 20, activation: str = "relu",
+    seed: int = 0, dtype: str = "float32", name: str = "resnet_fixup",
+) -> keras.Model:  # fmt: skip
     """Three stages of basic blocks with w, 2w, 4w channels and strides 1, 2, 2; default ResNet-20 with w = 16.
 
     A shortcut that changes the shape takes every second pixel and appends zero channels, so it has no parameters.

@@ -40,7 +40,7 @@ class StoredFile:
     family: str
 
 
-def read_stored_file(path):
+def read_stored_file(path: str | Path) -> StoredFile | None:
     """The StoredFile at `path`; None for what cannot be loaded, which models.validate refuses with its reason."""
     try:
         content = Path(path).stat()

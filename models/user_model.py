@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 
-def check_file(path):
+def check_file(path: str | Path) -> None:
     """Raise ValueError, in one line, where there is no file at this path, or none that can be opened."""
     if not Path(path).is_file():
         raise ValueError(f"model file {path} does not exist; expected a model saved by model.save('name.keras')")
@@ -15,7 +15,9 @@ def check_file(path):
         raise ValueError(f"model file {path} cannot be loaded: it is damaged or not in the .keras format")
 
 
-def load_user_model(path, input_shape, num_classes, dtype=None):
+def load_user_model(
+    path: str | Path, input_shape: tuple[int, ...], num_classes: int, dtype: str | None = None
+) -> keras.Model:
     """Load the .keras file at `path` as a network for inputs [n, *input_shape] and logits [n, num_classes].
 
     The file's weights are where training starts; no seed changes them. Lambda layers are refused (safe_mode), and the

@@ -5,6 +5,7 @@ No experiment is imported, and nothing is judged again: a docket says what the f
 import base64
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,18 +59,18 @@ class Run:
     figures: tuple
 
     @property
-    def name(self):
+    def name(self) -> str:
         """`run_ntk: drift`."""
         return f"{self.script}: {self.experiment}"
 
     @property
-    def report(self):
+    def report(self) -> Path | None:
         """Its report.html, None where there is none."""
         path = self.folder / REPORT
         return path if path.exists() else None
 
 
-def find(places):
+def find(places: Sequence[str | Path]) -> list[Run]:
     """[Run] of all run folders at or below some folders, by script, experiment and date, the newest first.
 
     Raises ValueError, in one line, where a folder is missing or there is no run below any of them.
@@ -89,7 +90,7 @@ def find(places):
     return sorted(runs, key=lambda run: (run.script, run.experiment))
 
 
-def read(folder):
+def read(folder: str | Path) -> Run:
     """The Run of a folder; what its files do not say, or say damaged, is left out."""
     folder = Path(folder)
     entries = _entries(folder)
@@ -222,7 +223,7 @@ def _describe_networks(table):
     return "; ".join(parts)
 
 
-def describe_seconds(seconds):
+def describe_seconds(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -232,7 +233,7 @@ def describe_seconds(seconds):
 # -- thumbnails
 
 
-def thumbnails(runs, budget):
+def thumbnails(runs: list[Run], budget: int) -> dict[Path, list[tuple[str, str]]]:
     """{run folder: [(figure's file name, data URL)]}: a few of each run, and at most `budget` characters in all.
 
     Of each run the first figure goes before any second one.
@@ -249,7 +250,7 @@ def thumbnails(runs, budget):
     return found
 
 
-def thumbnail(path):
+def thumbnail(path: Path) -> str | None:
     """A figure's thumbnail as a data URL; None where the file is no image."""
     try:
         with Image.open(path) as image:

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from html import escape
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
 from judging.verdict import OUTCOMES
-from reporting.docket import NO_VERDICT, describe_seconds, thumbnails
+from reporting.docket import NO_VERDICT, Run, describe_seconds, thumbnails
 from reporting.report_html import COLOURS, head
 
 SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "?", NO_VERDICT: "–"}  # beside colour and word
@@ -22,7 +23,7 @@ COLUMNS = (  # heading, what a cell is sorted by
 )  # fmt: skip
 
 
-def describe(runs):
+def describe(runs: list[Run]) -> str:
     """`3 runs of 2 claims: 1 supported, 2 undecided`."""
     counts = Counter(run.outcome for run in runs)
     names = {**{outcome: outcome for outcome in OUTCOMES}, NO_VERDICT: "without a verdict"}
@@ -30,11 +31,11 @@ def describe(runs):
     return f"{plural(len(runs), 'run')} of {plural(len({run.name for run in runs}), 'claim')}: {said}"
 
 
-def plural(number, word):
+def plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def page(runs, place, compare=False):
+def page(runs: list[Run], place: str | Path, compare: bool = False) -> str:
     """docket.html as text; place: the folder that it will lie in, which its links start from.
 
     compare: also two runs of the same claim side by side.  Thumbnails have the room that texts leave of SIZE.
@@ -43,7 +44,7 @@ def page(runs, place, compare=False):
     return render(runs, place, compare, thumbnails(runs, SIZE - len(texts.encode()) - LINKS * len(runs)))
 
 
-def render(runs, place, compare, small):
+def render(runs: list[Run], place: str | Path, compare: bool, small: dict[Path, list]) -> str:
     """The page's text; small: {run folder: its thumbnails}."""
     style = COLOURS + Path(__file__).with_name("docket.css").read_text()
     script = Path(__file__).with_name("docket.js").read_text()
@@ -74,24 +75,24 @@ def render(runs, place, compare, small):
 """
 
 
-def digest(text):
+def digest(text: str) -> str:
     """SHA-256 of a style or script, as a Content-Security-Policy names it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def link(path, place):
+def link(path: Path, place: str | Path) -> str:
     """A relative link from the folder `place` to a file."""
     return quote(Path(os.path.relpath(path, place)).as_posix())
 
 
-def heading(column):
+def heading(column: tuple[str, str | None]) -> str:
     name, kind = column
     if kind is None:
         return f'<th scope="col">{name}</th>'
     return f'<th scope="col" aria-sort="none"><button type="button" data-kind="{kind}">{name}</button></th>'
 
 
-def filters(runs):
+def filters(runs: list[Run]) -> str:
     """The form over the table: verdicts with their numbers, script, data set, text."""
     counts = Counter(run.outcome for run in runs)
     boxes = "".join(
@@ -111,20 +112,20 @@ def filters(runs):
 </form>"""
 
 
-def choice(title, name, values):
+def choice(title: str, name: str, values: Iterable[str]) -> str:
     options = "".join(f"<option>{escape(value)}</option>" for value in values)
     return f'<label>{title} <select name="{name}"><option value="">all</option>{options}</select></label>'
 
 
-def word(outcome):
+def word(outcome: str) -> str:
     return "no verdict" if outcome == NO_VERDICT else outcome
 
 
-def badge(outcome):
+def badge(outcome: str) -> str:
     return f'<span class="badge {outcome}"><b aria-hidden="true">{SIGNS[outcome]}</b> {word(outcome)}</span>'
 
 
-def row(number, run, place, small):
+def row(number: int, run: Run, place: str | Path, small: list[tuple[str, str]]) -> str:
     """A row of the table; its claim opens the report."""
     claim = escape(run.claim or run.name)
     title = f'<a href="{link(run.report, place)}">{claim}</a>' if run.report else claim
@@ -151,13 +152,13 @@ def row(number, run, place, small):
     return f'<tr id="run-{number}" {data}>{"".join(cells)}</tr>'
 
 
-def picture(path, url, place):
+def picture(path: Path, url: str, place: str | Path) -> str:
     """A thumbnail, which opens the figure."""
     name = escape(path.stem.replace("_", " "))
     return f'<a href="{link(path, place)}"><img decoding="async" src="{url}" alt="{name}"></a>'
 
 
-def details(run):
+def details(run: Run) -> str:
     """What the verdict says in full, folded."""
     parts = (("", run.reason), ("Test. ", run.test), ("Error budget. ", run.family))
     said = "".join(f"<p><strong>{head}</strong>{escape(text)}</p>" for head, text in parts if text)
@@ -167,13 +168,13 @@ def details(run):
 # -- two runs of a claim side by side
 
 
-def disagreement(runs):
+def disagreement(runs: list[Run]) -> int:
     """2 where one of the runs supports its claim and another refutes it, 1 where verdicts differ otherwise, else 0."""
     outcomes = {run.outcome for run in runs}
     return 2 if {"supported", "refuted"} <= outcomes else int(len(outcomes) > 1)
 
 
-def comparison(runs, place):
+def comparison(runs: list[Run], place: str | Path) -> str:
     """A section with a panel for each claim that was tried more than once; those that disagree come first."""
     tried = [list(several) for _, several in groupby(runs, key=lambda run: run.name)]
     tried = sorted((several for several in tried if len(several) > 1), key=disagreement, reverse=True)
@@ -184,7 +185,7 @@ def comparison(runs, place):
 </section>"""
 
 
-def panel(number, runs, place):
+def panel(number: int, runs: list[Run], place: str | Path) -> str:
     """Two runs of a claim, which are chosen among all of its runs: at first the newest that disagree most."""
     pairs = [(i, j) for j in range(len(runs)) for i in range(j)]
     first, second = max(pairs, key=lambda pair: disagreement([runs[i] for i in pair]))
@@ -208,11 +209,11 @@ def panel(number, runs, place):
 </details>"""
 
 
-def run_name(run, place):
+def run_name(run: Run, place: str | Path) -> str:
     return f"{Path(os.path.relpath(run.folder, place)).as_posix()} ({word(run.outcome)}, {run.date:%Y-%m-%d})"
 
 
-def compared(run, place):
+def compared(run: Run, place: str | Path) -> dict:
     """What docket.js compares two runs by."""
     facts = {
         "claim": run.claim, "data": run.data, "network": run.network, "seeds": str(run.seeds),

@@ -3,13 +3,20 @@
 Importing this changes nothing in Matplotlib: the look holds inside of `with style():`, where the runner draws.
 """
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.statistics import t_interval
+
+if TYPE_CHECKING:
+    from judging.results import Group  # which imports Keras
 
 # Okabe and Ito's palette without its yellow, ordered so that neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
@@ -29,25 +36,27 @@ STYLE = {
 }
 
 
-def style():
+def style() -> AbstractContextManager:
     """Context in which figures are made, drawn and saved: the project's look, and Matplotlib's own again behind it."""
     return matplotlib.rc_context(STYLE)
 
 
-def styles():
+def styles() -> Iterator[dict]:
     """Endless line styles: 28 different ones, the first seven each with its own colour and marker."""
     for i in itertools.count():
         yield {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[(i % 7 // 2 + i // 7) % 4]}
 
 
-def new(rows=1, columns=1, *, width=4.8, height=3.4, **options):
+def new(
+    rows: int = 1, columns: int = 1, *, width: float = 4.8, height: float = 3.4, **options: Any
+) -> tuple[Figure, np.ndarray]:
     """(figure, axes [rows, columns]) of panels with the given size in inches; the figure belongs to no GUI."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)  # it can be drawn to pixels, for TensorBoard
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def panel_grid(count, columns=3, *, width=4.8, height=3.4):
+def panel_grid(count: int, columns: int = 3, *, width: float = 4.8, height: float = 3.4) -> tuple[Figure, list[Axes]]:
     """(figure, [axis]) of `count` panels in rows of at most `columns`; places that are left over stay empty."""
     columns = max(1, min(columns, count))
     figure, axes = new(-(-count // columns), columns, width=width, height=height)
@@ -56,7 +65,7 @@ def panel_grid(count, columns=3, *, width=4.8, height=3.4):
     return figure, list(axes.flat[:count])
 
 
-def interval_line(axis, x, intervals, *, label, **style):
+def interval_line(axis: Axes, x: Iterable[float], intervals: Sequence, *, label: str, **style: Any) -> None:
     """A line through the means of intervals over x, with bars from low to high where there are several seeds."""
     means = [i.mean for i in intervals]
     low = [max(i.mean - i.low, 0) if i.low == i.low else 0 for i in intervals]
@@ -64,7 +73,7 @@ def interval_line(axis, x, intervals, *, label, **style):
     axis.errorbar(x, means, [low, high], label=label, capsize=3, markersize=5, **style)
 
 
-def against_width(axis, groups, measures, label):
+def against_width(axis: Axes, groups: "list[Group]", measures: dict[str, str | None] | str, label: str) -> None:
     """Means of measures against width, with 95 % t-intervals over seeds, one line per group and measure.
 
     groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models without a

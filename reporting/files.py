@@ -5,14 +5,16 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 
 @contextmanager
-def atomic(path, mode="w"):
+def atomic(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a file beside `path` for writing, and move it into place once it is complete and on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +32,7 @@ def atomic(path, mode="w"):
 
 
 @contextmanager
-def only_one(path):
+def only_one(path: str | Path) -> Iterator[None]:
     """Hold the lock file at `path`, which is there as long as its process lives; BlockingIOError if another holds it.
     """
     path = Path(path)
@@ -52,7 +54,7 @@ def only_one(path):
         stream.close()
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """JSON form of a number or container: NumPy types as Python's, non-finite numbers as null."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
@@ -63,29 +65,29 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def split_arrays(measures):
+def split_arrays(measures: dict) -> tuple[dict, dict[str, np.ndarray]]:
     """(numbers, arrays) of measures: an array with no axis is a number."""
     arrays = {k: v for k, v in measures.items() if isinstance(v, np.ndarray) and v.ndim}
     return {k: v for k, v in measures.items() if k not in arrays}, arrays
 
 
-def file_digest(path):
+def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def digest(value):
+def digest(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: dict) -> None:
     value = plain(value)
     with atomic(path) as stream:
         json.dump({**value, "sha256": digest(value)}, stream, indent=1)
 
 
-def read_json(path):
+def read_json(path: str | Path) -> dict:
     """The content of a file made by write_json; ValueError if it is not what was written."""
     try:
         value = json.loads(Path(path).read_text())
@@ -97,13 +99,13 @@ def read_json(path):
     return value
 
 
-def write_arrays(path, arrays, **meta):
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray], **meta: Any) -> None:
     """Save named arrays, and metadata as JSON, in one .npz."""
     with atomic(path, "wb") as stream:
         np.savez(stream, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def read_arrays(path):
+def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """(arrays, metadata) of a file made by write_arrays; ValueError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -25,6 +25,7 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.statistics import t_interval
 from judging.decision import format_seconds
@@ -50,14 +51,14 @@ class Line:
     runs: tuple = ()
 
 
-def templates(root):
+def templates(root: str | Path) -> dict[Path, Path]:
     """{page: template} of a project, both as paths."""
     root = Path(root)
     found = sorted((root / TEMPLATES).rglob("*.md"))
     return {root / path.relative_to(root / TEMPLATES): path for path in found}
 
 
-def quoted(template):
+def quoted(template: str | Path) -> set[str]:
     """The names of the runs that a template quotes."""
     names, used = set(), None
     for place in PLACE.findall(Path(template).read_text()):
@@ -69,7 +70,7 @@ def quoted(template):
     return names - {None}
 
 
-def make(template, runs, title=None):
+def make(template: str | Path, runs: dict, title: str | None = None) -> list[Line]:
     """[Line] of the page that a template makes; runs: {name: harness.evidence.KeptRun}.  Raises PageError.
 
     title: what the page's first line calls the template.
@@ -95,11 +96,11 @@ def make(template, runs, title=None):
     return made
 
 
-def text(lines):
+def text(lines: list[Line]) -> str:
     return "\n".join(line.text for line in lines) + "\n"
 
 
-def stale(page, lines, title):
+def stale(page: Path, lines: list[Line], title: str) -> list[str]:
     """[one line for each line of a page that is not what its template and the kept runs make]."""
     if not page.exists():
         return [f"{title}: is missing"]
@@ -125,7 +126,7 @@ def _apart(before, now):
 # -- what a placeholder stands for
 
 
-def value(run, what):
+def value(run: Any, what: str) -> str:
     """The text that a placeholder stands for; PageError if the run has no such thing."""
     word, _, rest = what.partition(" ")
     if word in SIMPLE and not rest:

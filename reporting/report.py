@@ -7,16 +7,23 @@ import os
 import platform
 import shlex
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from judging.verdict import Claim, Verdict
 from reporting import figures as plots
 from reporting import files, report_html, tables
 from reporting.run_folder import FIRST_ARITHMETIC, versions
 from reporting.tensorboard_report import write_overview
+
+if TYPE_CHECKING:
+    from judging.results import Results  # which imports Keras
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class Facts:
     """
 
     title: str
-    claim: object
-    verdict: object
+    claim: Claim
+    verdict: Verdict
     summary: pd.DataFrame
     keys: list
     seeds: pd.DataFrame
@@ -47,7 +54,7 @@ class Facts:
     seconds: str
 
 
-def write_results(folder, results, flags, modernize=dict):
+def write_results(folder: Path, results: "Results", flags: list[str], modernize: Callable = dict) -> pd.DataFrame:
     """Write results.csv and flags.cfg, before anything is made of them; returns the rows of all configs that the folder
     has.
 
@@ -61,8 +68,11 @@ def write_results(folder, results, flags, modernize=dict):
     return rows
 
 
-def write_report(folder, experiment, results, verdict, drawn, rows, *, script, name, flags, seconds, quiet=False,
-                 failed=None):  # fmt: skip
+def write_report(
+    folder: Path, experiment: Any, results: "Results", verdict: Verdict, drawn: dict[str, Figure], rows: pd.DataFrame,
+    *, script: str, name: str, flags: list[str], seconds: float, quiet: bool = False,
+    failed: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write report.html, report.md, the figures and TensorBoard's overview, and print the essence unless quiet.
 
     drawn: {name: matplotlib figure}.  rows: what write_results returned.  failed: {config id: why it has no result}.
@@ -102,7 +112,7 @@ def write_report(folder, experiment, results, verdict, drawn, rows, *, script, n
         print_report(folder, facts)
 
 
-def markdown(facts):
+def markdown(facts: Facts) -> str:
     """The text of report.md."""
     parts = [
         f"# {facts.title}",
@@ -127,7 +137,7 @@ def markdown(facts):
     return "\n\n".join(parts) + "\n"
 
 
-def print_report(folder, facts):
+def print_report(folder: Path, facts: Facts) -> None:
     print(f"\nClaim    {facts.claim.sentence} ({facts.claim.source})\n")
     print(facts.summary.to_string(index=False))
     for found, what in (
@@ -146,7 +156,7 @@ def print_report(folder, facts):
     print(f"Board    {facts.tensorboard}")
 
 
-def save(folder, name, figure):
+def save(folder: Path, name: str, figure: Figure) -> bytes:
     """Save a figure as figures/<name>.png; returns the file's bytes."""
     path = folder / "figures" / f"{name}.png"
     with files.atomic(path, "wb") as stream:
@@ -154,7 +164,7 @@ def save(folder, name, figure):
     return path.read_bytes()
 
 
-def describe(name, figure):
+def describe(name: str, figure: Figure) -> str:
     """What a figure's panels show, for those who cannot see it: `test accuracy against epoch (mlp)`; else its name."""
     panels = Counter()
     for axis in figure.axes:
@@ -167,7 +177,7 @@ def describe(name, figure):
     return "; ".join(parts) or name.replace("_", " ")
 
 
-def diverged(table):
+def diverged(table: pd.DataFrame) -> pd.DataFrame:
     """config_id and epoch of the configs that diverged."""
     if "diverged_epoch" not in table:
         return pd.DataFrame()
@@ -175,7 +185,7 @@ def diverged(table):
     return rows.astype({"diverged_epoch": int})
 
 
-def unconverged(table):
+def unconverged(table: pd.DataFrame) -> pd.DataFrame:
     """config_id and measures of the configs whose algorithms say, in a column `..converged`, that they did not
     converge.
 
@@ -186,7 +196,7 @@ def unconverged(table):
     return pd.DataFrame([{"config_id": who, "not converged": ", ".join(what)} for who, what in found.items() if what])
 
 
-def everything(folder, table, modernize=dict):
+def everything(folder: Path, table: pd.DataFrame, modernize: Callable = dict) -> pd.DataFrame:
     """The rows of this run, followed by those of configs that earlier calls finished in the same folder.
 
     modernize: takes {name: value} with names of earlier versions, returns it with today's.
@@ -207,7 +217,7 @@ def everything(folder, table, modernize=dict):
     return pd.concat([table, pd.DataFrame(others)], ignore_index=True) if others else table
 
 
-def versions_used(folder, config_ids):
+def versions_used(folder: Path, config_ids: Iterable[str]) -> str:
     """`tensorflow 2.21.0, keras 3.15.0, ...` of the calls that computed these configs, all where they differ."""
     found = {}
     for config_id in config_ids:
@@ -219,7 +229,7 @@ def versions_used(folder, config_ids):
     return ", ".join(f"{name} {' and '.join(values)}" for name, values in found.items())
 
 
-def machine():
+def machine() -> str:
     """Operating system, processor, memory and GPUs of this machine; nothing that tells whose it is."""
     parts = [platform.platform(), f"{processor()}, {os.cpu_count()} cores"]
     with suppress(OSError, ValueError, AttributeError):  # not on every system
@@ -227,14 +237,14 @@ def machine():
     return "; ".join([*parts, ", ".join(gpus()) or "no GPU"])
 
 
-def processor():
+def processor() -> str:
     """The processor's name where Linux tells it, else its architecture."""
     with suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
 
-def gpus():
+def gpus() -> list[str]:
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices("GPU")

@@ -1,6 +1,12 @@
 """report.html: a report as one file that needs nothing else, to be read in a browser, mailed or printed."""
 import base64
 from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from reporting.report import Facts  # which imports this module
 
 COLOURS = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5a6675; --paper: #fff; --shade: #f2f4f7; --line: #cfd6df;
@@ -54,7 +60,7 @@ a { color: inherit; }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def head(title, style, policy):
+def head(title: str, style: str, policy: str) -> str:
     """A page's text up to the opening of <main>; title is escaped here.  policy: its Content-Security-Policy."""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -69,7 +75,7 @@ def head(title, style, policy):
 <main>"""
 
 
-def page(facts):
+def page(facts: "Facts") -> str:
     """report.html as text, of a report.Facts."""
     outcome = facts.verdict.outcome
     return f"""{head(f"{facts.title}: {outcome}", STYLE, POLICY)}
@@ -109,7 +115,7 @@ def page(facts):
 """
 
 
-def budget(facts):
+def budget(facts: "Facts") -> str:
     """What the error budget was shared out over, and the command that would decide; what there is of the two."""
     parts = []
     if facts.verdict.family:
@@ -119,7 +125,7 @@ def budget(facts):
     return "\n".join(parts)
 
 
-def troubles(facts):
+def troubles(facts: "Facts") -> str:
     """Sections on configs that diverged, did not converge or failed; nothing where all went well."""
     found = (
         ("Diverged", facts.diverged, "Configs whose loss or weights became infinite or NaN, and the epoch"),
@@ -131,7 +137,7 @@ def troubles(facts):
     )
 
 
-def table(frame, caption, keys, kind="numbers"):
+def table(frame: pd.DataFrame, caption: str, keys: int, kind: str = "numbers") -> str:
     """A DataFrame as a table that scrolls inside itself; its first `keys` columns are the heads of the rows."""
     head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in frame.columns)
     rows = "\n".join(
@@ -147,23 +153,23 @@ def table(frame, caption, keys, kind="numbers"):
     )
 
 
-def breakable(name):
+def breakable(name: Any) -> str:
     """A column's name, that may be broken behind an underscore."""
     return escape(str(name)).replace("_", "_<wbr>")
 
 
-def cell(value):
+def cell(value: Any) -> str:
     """A value's text; the interval behind a mean goes under it."""
     mean, bracket, interval = str(value).partition(" [")
     return escape(mean) + (f"<small>{escape(bracket.strip() + interval)}</small>" if bracket else "")
 
 
-def figures(facts):
+def figures(facts: "Facts") -> str:
     drawn = [figure(number, name, *shown) for number, (name, shown) in enumerate(facts.figures.items(), 1)]
     return "".join(drawn) or "<p>None could be drawn of these results.</p>"
 
 
-def figure(number, name, what, png):
+def figure(number: int, name: str, what: str, png: bytes) -> str:
     """A figure inside the page, with its description for those who do not see it."""
     data = base64.b64encode(png).decode()
     title = escape(name.replace("_", " "))

@@ -12,11 +12,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from reporting import files
 from reporting.tensorboard_report import FINAL, HISTOGRAM, buckets, pixels, session
@@ -32,12 +35,12 @@ class ForeignCheckpoint(ValueError):
     """A checkpoint lies where it does not belong: it is neither used nor deleted."""
 
 
-def versions():
+def versions() -> dict[str, str]:
     """What a result depends on beside its config: versions, threads, and the git revision if there is one."""
     return {**installed_versions(), "threads": str(threads_of_process()), "arithmetic": str(ARITHMETIC)}
 
 
-def threads_of_process():
+def threads_of_process() -> int:
     """Threads of TensorFlow in this process: the order of floating-point sums depends on them."""
     import tensorflow as tf
 
@@ -47,7 +50,7 @@ def threads_of_process():
 
 
 @functools.cache  # asking git takes some milliseconds
-def installed_versions():
+def installed_versions() -> dict[str, str]:
     result = {name: version(name) for name in ("tensorflow", "keras", "numpy", "scipy")}
     result["python"] = platform.python_version()
     here = Path(__file__).parent
@@ -60,7 +63,10 @@ def installed_versions():
 class Run:
     """One config's place in the run folder, and what a training run reports to while it goes on."""
 
-    def __init__(self, folder, config_id, fields, progress=None, memo=None, knows_stage=None):
+    def __init__(
+        self, folder: str | Path, config_id: str, fields: dict, progress: Any = None, memo: Any = None,
+        knows_stage: Callable | None = None,
+    ):  # fmt: skip
         """folder: the experiment's.  fields: the flat config, for hparams and result.json.  progress: see progress.py.
 
         memo: what the configs of one call share (harness/memo.py); nothing is shared when None.  knows_stage: does the
@@ -72,13 +78,13 @@ class Run:
         self.memo, self.knows_stage = memo, knows_stage or (lambda stage: True)
         self.history, self._writer, self._begun = {}, None, set()
 
-    def once(self, key, function):
+    def once(self, key: Any, function: Callable) -> Any:
         """function(), computed once for all configs of a call that ask with an equal key (see harness/memo.py)."""
         return self.memo.once(key, function) if self.memo else function()
 
     # -- finished results
 
-    def result(self):
+    def result(self) -> tuple[dict, dict[str, np.ndarray], float] | None:
         """(measures, arrays, seconds) of a finished config, None if it is not; ValueError if a file is damaged."""
         path = self.folder / "result.json"
         if not path.exists():
@@ -97,12 +103,12 @@ class Run:
         measures = {k: np.nan if v is None else v for k, v in content["measures"].items()}
         return measures, arrays, content["seconds"]
 
-    def read_history(self):
+    def read_history(self) -> pd.DataFrame:
         """history.csv as a DataFrame, one row per stage and epoch; empty for configs that train nothing."""
         path = self.folder / "history.csv"
         return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
-    def finish(self, numbers, arrays, seconds):
+    def finish(self, numbers: dict, arrays: dict[str, np.ndarray], seconds: float) -> None:
         """Keep the measures of a finished config: numbers in result.json, arrays in arrays.npz."""
         written = []
         if arrays:
@@ -132,23 +138,23 @@ class Run:
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         (self.folder / "failed.txt").unlink(missing_ok=True)
 
-    def fail(self, text):
+    def fail(self, text: str) -> None:
         """Keep what the config's code raised; the config is computed again when it is asked for again."""
         with files.atomic(self.folder / "failed.txt") as stream:
             stream.write(text)
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget this config's results, to compute them again."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.events, ignore_errors=True)
 
-    def close(self):
+    def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
     # -- while it trains
 
-    def begin(self, stage):
+    def begin(self, stage: str) -> None:
         """A training stage begins; ValueError if its name is not declared, or was used before in this config."""
         if not self.knows_stage(stage):
             raise ValueError(f"training stage {stage!r} is not among the stages that the experiment declares")
@@ -158,7 +164,7 @@ class Run:
             )
         self._begun.add(stage)
 
-    def save_checkpoint(self, stage, state):
+    def save_checkpoint(self, stage: str, state: dict) -> None:
         """state: {"arrays": {name: array}, ...JSON values}."""
         meta = {k: v for k, v in state.items() if k != "arrays"}
         path = self.folder / "checkpoint" / f"{stage}.npz"
@@ -166,7 +172,7 @@ class Run:
             path, state["arrays"], config_id=self.config_id, stage=stage, versions=versions(), **meta
         )  # fmt: skip
 
-    def load_checkpoint(self, stage):
+    def load_checkpoint(self, stage: str) -> dict | None:
         """The state that save_checkpoint kept, or None (a damaged one too).
 
         One of another config raises ForeignCheckpoint; one of other versions is used, and said.
@@ -193,7 +199,7 @@ class Run:
         self.history[stage] = list(meta["rows"])
         return {"arrays": arrays, **meta}
 
-    def epoch(self, stage, row, epochs):
+    def epoch(self, stage: str, row: dict, epochs: int) -> None:
         """One epoch of a training stage: history, TensorBoard scalars, progress."""
         import tensorflow as tf
 
@@ -208,7 +214,7 @@ class Run:
                 if name not in ("stage", "epoch", "seconds") and (not name.startswith("norm/") or name == "norm/all"):
                     tf.summary.scalar(f"{stage}/{name}", np.float64(value), step=row["epoch"])
 
-    def histograms(self, stage, step, arrays):
+    def histograms(self, stage: str, step: int, arrays: dict[str, np.ndarray]) -> None:
         """Weight histograms by variable, for TensorBoard."""
         import tensorflow as tf
 
@@ -218,19 +224,19 @@ class Run:
                     # tf.summary.histogram counts by operations of TensorFlow, in thirty times the time
                     tf.summary.write(f"{stage}/{name}", buckets(value), step=step, metadata=HISTOGRAM)
 
-    def image(self, name, figure, step=0):
+    def image(self, name: str, figure: Figure, step: int = 0) -> None:
         """A matplotlib figure as a TensorBoard image."""
         import tensorflow as tf
 
         with self.writer.as_default():
             tf.summary.image(name, pixels(figure), step=step)
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         if self.progress:
             self.progress.say(line)
 
     @property
-    def writer(self):
+    def writer(self) -> Any:
         """TensorBoard's event writer; opened on first use, with the config's fields as hparams."""
         if self._writer is None:
             import tensorflow as tf

@@ -1,26 +1,32 @@
 """Tables of a run: means with t-intervals over seeds, one row per config without its seed."""
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from analysis.statistics import t_interval
 from judging.wording import field_text
 
+if TYPE_CHECKING:
+    from judging.results import Results  # which imports Keras
 
-def varying(results):
+
+def varying(results: "Results") -> list[str]:
     """The config fields, the seed apart, that differ between the rows of results; the model's name where none does."""
     table = results.table
     names = [f for f in results.fields if f in table and f != "seed" and table[f].map(field_text).nunique() > 1]
     return names or ["model"]
 
 
-def number(value):
+def number(value: float | None) -> str:
     """Four significant digits, without a needless exponent."""
     if value is None or not np.isfinite(value):
         return "-"
     return f"{value:.4g}"
 
 
-def with_interval(values):
+def with_interval(values: Iterable[float]) -> str:
     """`mean [low, high]` over the seeds whose value is finite; diverged ones are counted behind it."""
     values = pd.to_numeric(pd.Series(list(values)), errors="coerce").to_numpy(float)
     finite = values[np.isfinite(values)]
@@ -34,7 +40,7 @@ def with_interval(values):
     return text + (f" ({missing} missing)" if missing else "")
 
 
-def summary(results, headings):
+def summary(results: "Results", headings: dict[str, str]) -> pd.DataFrame:
     """One row per config without its seed: the fields that vary, the number of seeds, each measure with its interval.
 
     headings: {column: heading} of the measures.
@@ -50,7 +56,7 @@ def summary(results, headings):
     return pd.DataFrame(rows)
 
 
-def seeds(results, headings):
+def seeds(results: "Results", headings: dict[str, str]) -> pd.DataFrame:
     """One row per config: the fields that vary, its seed, every measure as text, the seconds it took.
 
     In the order of `summary`: the seeds of one config follow each other.
@@ -64,7 +70,7 @@ def seeds(results, headings):
     return pd.DataFrame(rows)
 
 
-def markdown(table):
+def markdown(table: pd.DataFrame) -> str:
     """A DataFrame as a Markdown table."""
     def cell(value):
         return str(value).replace("|", "\\|")

@@ -1,8 +1,12 @@
 """TensorBoard's hparams page, where fields are columns to filter and sort by, and its run `report` with the figures."""
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from tensorboard.plugins.histogram.metadata import create_summary_metadata
 from tensorboard.plugins.hparams import api as hparams
 
@@ -15,7 +19,7 @@ CHOICES = 12  # a field with more values than this gets a range to filter by, no
 class Boxes(hparams.Discrete):
     """A box to filter by for each value; TensorBoard puts the fields that differ first."""
 
-    def update_hparam_info(self, hparam_info):
+    def update_hparam_info(self, hparam_info: Any) -> None:
         super().update_hparam_info(hparam_info)
         hparam_info.differs = len(self.values) > 1
 
@@ -23,26 +27,26 @@ class Boxes(hparams.Discrete):
 class Range(hparams.RealInterval):
     """Two ends to filter by."""
 
-    def update_hparam_info(self, hparam_info):
+    def update_hparam_info(self, hparam_info: Any) -> None:
         super().update_hparam_info(hparam_info)
         hparam_info.differs = True
 
 
-def hparam_value(value):
+def hparam_value(value: Any) -> bool | int | float | str:
     """TensorBoard's form of a field: itself, or text such as 2048-1024 for a tuple."""
     if isinstance(value, np.generic):
         value = value.item()
     return value if isinstance(value, (bool, int, float, str)) else "-".join(map(str, value)) or "none"
 
 
-def session(fields, config_id):
+def session(fields: dict, config_id: str) -> None:
     """Write the fields of one config, {name: value}, into the current writer; one that is None has no value there."""
     values = {name: hparam_value(value) for name, value in fields.items() if value is not None}
     if values:
         hparams.hparams(values, trial_id=config_id)
 
 
-def domain(values):
+def domain(values: Iterable) -> Boxes | Range | None:
     """What the page filters a field by: boxes for a few values, a range for many; None where it has no values."""
     values = [
         hparam_value(v) for v in values if v is not None and v == v
@@ -54,7 +58,9 @@ def domain(values):
     return Boxes(sorted(set(values))) if len(kinds) == 1 else None
 
 
-def write_overview(folder, table, fields, measures, figures):
+def write_overview(
+    folder: str | Path, table: pd.DataFrame, fields: Iterable[str], measures: dict[str, str], figures: dict[str, bytes]
+) -> None:
     """Write tensorboard/report: figures as images, and what columns the hparams page has.
 
     table: rows of all configs that the folder has.  fields: names of columns.  measures: {column: heading}.
@@ -77,13 +83,13 @@ def write_overview(folder, table, fields, measures, figures):
     writer.close()
 
 
-def buckets(values):
+def buckets(values: np.ndarray) -> np.ndarray:
     """A histogram for TensorBoard: left edges, right edges and counts, [BUCKETS, 3]."""
     counts, edges = np.histogram(np.asarray(values, np.float64), BUCKETS)
     return np.stack([edges[:-1], edges[1:], counts], axis=1)
 
 
-def pixels(figure):
+def pixels(figure: Figure) -> np.ndarray:
     """A matplotlib figure as one RGBA image [1, height, width, 4]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[None]

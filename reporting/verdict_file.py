@@ -13,15 +13,16 @@
 import dataclasses
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from judging.verdict import Verdict
+from judging.verdict import Claim, Verdict
 from reporting import files
 
 NAME = "verdict.json"
 BELONG = ("results.csv", "flags.cfg")
 
 
-def write(folder, *, claim, verdict, **facts):
+def write(folder: str | Path, *, claim: Claim, verdict: Verdict, **facts: Any) -> None:
     """Keep a verdict beside the results.csv and flags.cfg that it was made of; facts: the other entries, as above."""
     content = {
         "claim": claim.sentence,
@@ -33,13 +34,13 @@ def write(folder, *, claim, verdict, **facts):
     write_content(folder, content)
 
 
-def write_content(folder, content):
+def write_content(folder: str | Path, content: dict) -> None:
     """Write verdict.json with these entries, and with the checksums of the files that it belongs to."""
     checksums = {name: files.file_digest(Path(folder) / name) for name in BELONG}
     files.write_json(Path(folder) / NAME, {**content, "files": checksums})
 
 
-def read(folder):
+def read(folder: str | Path) -> dict:
     """The entries of a folder's verdict.json.
 
     Raises FileNotFoundError where there is none, ValueError where it is damaged or is of other results than the folder
@@ -56,7 +57,7 @@ def read(folder):
     return content
 
 
-def as_verdict(entries):
+def as_verdict(entries: dict) -> Verdict:
     """The Verdict of verdict.json's entry `verdict`."""
     groups = tuple((label, outcome) for label, outcome in entries["groups"])
     return Verdict(**{**entries, "groups": groups, "measured": tuple(entries["measured"])})

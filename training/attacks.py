@@ -14,6 +14,7 @@ adversarial training, on the finished examples, uses and updates the statistics 
 import importlib.util
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import keras
@@ -27,7 +28,7 @@ from analysis.losses import LOSSES
 NORMS = ("linf", "l2")
 
 
-def margin(targets, logits):
+def margin(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Largest wrong logit minus the right one, [n, k] x [n, k] -> [n]; it never saturates (Carlini & Wagner 2017)."""
     targets = tf.cast(targets, logits.dtype)
     wrong = tf.reduce_max(tf.where(targets > 0, tf.constant(-math.inf, logits.dtype), logits), axis=-1)
@@ -53,7 +54,7 @@ class AttackConfig:
         default="cross_entropy", metadata={"help": f"what the attack raises, one of {', '.join(ATTACK_LOSSES)}"}
     )
 
-    def validate(self):
+    def validate(self) -> None:
         for name, allowed in (("norm", NORMS), ("loss", tuple(ATTACK_LOSSES))):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -71,9 +72,10 @@ class AttackConfig:
 
 
 def pgd(
-    model, x, y, *, epsilon, step_size, steps, norm="linf", restarts=1, random_start=True, loss="cross_entropy",
-    mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0, batch_size=256,
-):  # fmt: skip
+    model: Callable, x: np.ndarray, y: np.ndarray, *, epsilon: float, step_size: float, steps: int, norm: str = "linf",
+    restarts: int = 1, random_start: bool = True, loss: str = "cross_entropy", mean: float | np.ndarray = 0.0,
+    std: float | np.ndarray = 1.0, pixel_range: tuple[float, float] = (0.0, 1.0), seed: int = 0, batch_size: int = 256,
+) -> np.ndarray:  # fmt: skip
     """Adversarial examples [n, ...] for inputs x [n, ...] and one-hot targets y [n, k]: of all restarts the highest
     loss.
 
@@ -91,7 +93,10 @@ def pgd(
     return result
 
 
-def fgsm(model, x, y, *, epsilon, norm="linf", loss="cross_entropy", mean=0.0, std=1.0, pixel_range=(0.0, 1.0)):
+def fgsm(
+    model: Callable, x: np.ndarray, y: np.ndarray, *, epsilon: float, norm: str = "linf", loss: str = "cross_entropy",
+    mean: float | np.ndarray = 0.0, std: float | np.ndarray = 1.0, pixel_range: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:  # fmt: skip
     """Fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the image; else as pgd."""
     return pgd(
         model, x, y, epsilon=epsilon, step_size=epsilon or 1.0, steps=1, norm=norm, random_start=False, loss=loss,
@@ -99,7 +104,10 @@ def fgsm(model, x, y, *, epsilon, norm="linf", loss="cross_entropy", mean=0.0, s
     )  # fmt: skip
 
 
-def robust_accuracy(model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0, batch_size=256):
+def robust_accuracy(
+    model: Callable, x: np.ndarray, y: np.ndarray, attack: AttackConfig, *, mean: float | np.ndarray = 0.0,
+    std: float | np.ndarray = 1.0, pixel_range: tuple[float, float] = (0.0, 1.0), seed: int = 0, batch_size: int = 256,
+) -> float:  # fmt: skip
     """Share of the inputs x [n, ...] that are classified as y [n, k] on the clean image and after every restart.
 
     Arguments and errors of pgd, with an AttackConfig; never above the clean accuracy.
@@ -111,7 +119,10 @@ def robust_accuracy(model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0,
     return float(correct.mean())
 
 
-def check_attack(model, x, y, attack, *, times=4, restarts=3, mean=0.0, std=1.0, seed=0):
+def check_attack(
+    model: Callable, x: np.ndarray, y: np.ndarray, attack: AttackConfig, *, times: int = 4, restarts: int = 3,
+    mean: float | np.ndarray = 0.0, std: float | np.ndarray = 1.0, seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
     """Is an attack as strong as it can be?  {"loss_clean", "loss_few", "loss", "loss_strong", "accuracy",
     "accuracy_strong"}.
 
@@ -200,7 +211,7 @@ def _logits(model):
     return (lambda x: model(x, training=False)) if isinstance(model, keras.Model) else model
 
 
-def numpy_start(rng, shape, attack):
+def numpy_start(rng: np.random.Generator, shape: tuple[int, ...], attack: AttackConfig) -> np.ndarray:
     """Uniform points of the ball, in pixel units, by a NumPy generator."""
     if attack.norm == "linf":
         return attack.epsilon * rng.uniform(-1, 1, shape)
@@ -211,7 +222,7 @@ def numpy_start(rng, shape, attack):
     return (attack.epsilon * points[:, :size]).reshape(shape)
 
 
-def graph_start(key, x, attack):
+def graph_start(key: tf.Tensor, x: tf.Tensor, attack: AttackConfig) -> tf.Tensor:
     """Uniform points of the ball as a tensor in the shape of x, as a function of key [2] alone."""
     shape = tf.shape(x)
     if attack.norm == "linf":
@@ -222,7 +233,10 @@ def graph_start(key, x, attack):
     return tf.reshape(attack.epsilon * points[:, :size], shape)
 
 
-def perturb(logits, x, y, start, norm, loss, steps, mean, std, low, high, epsilon, step_size):
+def perturb(
+    logits: Callable, x: tf.Tensor, y: tf.Tensor, start: tf.Tensor, norm: str, loss: str, steps: int | tf.Tensor,
+    mean: tf.Tensor, std: tf.Tensor, low: tf.Tensor, high: tf.Tensor, epsilon: tf.Tensor, step_size: tf.Tensor,
+) -> tf.Tensor:  # fmt: skip
     """PGD in a graph: x [b, ...] moved by `steps` steps from x + start, start in pixel units in the ball -> [b, ...].
 
     logits: function from inputs to logits. Costs one forward and one backward pass to the inputs for each step.
@@ -269,7 +283,10 @@ class AdversarialModel(keras.Model):
     of (seed, SGD step), so that training resumes exactly. restarts does not apply: one attack a step.
     """
 
-    def __init__(self, network, attack, *, mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0):
+    def __init__(
+        self, network: keras.Model, attack: AttackConfig, *, mean: float | np.ndarray = 0.0,
+        std: float | np.ndarray = 1.0, pixel_range: tuple[float, float] = (0.0, 1.0), seed: int = 0,
+    ):  # fmt: skip
         attack.validate()
         if attack.restarts > 1:
             raise ValueError(f"adversarial training takes one attack a step, got restarts {attack.restarts}")
@@ -278,14 +295,14 @@ class AdversarialModel(keras.Model):
         self.scaling = [np.asarray(v, self.compute_dtype) for v in (mean, std, *pixel_range)]
         self.built = True
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self.network(x, training=training)
 
-    def train_step(self, data):
+    def train_step(self, data: tuple) -> dict:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return super().train_step(keras.utils.pack_x_y_sample_weight(self.adversarial(x, y), y, sample_weight))
 
-    def adversarial(self, x, y):
+    def adversarial(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The examples on which the present SGD step trains."""
         attack, x = self.attack, tf.cast(x, self.compute_dtype)
         start = tf.zeros_like(x)
@@ -298,15 +315,16 @@ class AdversarialModel(keras.Model):
         return perturb(_logits(self.network), x, y, start, attack.norm, attack.loss, attack.steps, *numbers)
 
 
-def strong_attacks_installed():
+def strong_attacks_installed() -> bool:
     """Whether strong_robust_accuracy can run (requirements-attacks.txt)."""
     return importlib.util.find_spec("art") is not None
 
 
 def strong_robust_accuracy(
-    model, x, y, attack, *, mean=0.0, std=1.0, pixel_range=(0.0, 1.0), seed=0, batch_size=256, apgd_steps=100,
-    square_queries=1000,
-):  # fmt: skip
+    model: Callable, x: np.ndarray, y: np.ndarray, attack: AttackConfig, *, mean: float | np.ndarray = 0.0,
+    std: float | np.ndarray = 1.0, pixel_range: tuple[float, float] = (0.0, 1.0), seed: int = 0, batch_size: int = 256,
+    apgd_steps: int = 100, square_queries: int = 1000,
+) -> dict[str, float]:  # fmt: skip
     """Robust accuracies {"pgd", "apgd_ce", "square", "worst"} of images x [n, h, w, c]; worst: all attacks together.
 
     APGD-CE has no step size to tune, Square uses no gradients, so masked gradients show as square below pgd (Croce and

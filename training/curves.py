@@ -26,7 +26,10 @@ class BezierCurve(keras.Model):
     network of the curve.  kernels_only: leave biases, scales and shifts out of it.
     """
 
-    def __init__(self, network, a, b, *, seed, weight_decay=0.0, kernels_only=False):
+    def __init__(
+        self, network: keras.Model, a: np.ndarray, b: np.ndarray, *, seed: int, weight_decay: float = 0.0,
+        kernels_only: bool = False,
+    ):  # fmt: skip
         dtype = dtype_of(network)
         super().__init__(dtype=dtype, name="bezier_curve")
         self.uniform = keras.random.SeedGenerator(seed)
@@ -46,7 +49,7 @@ class BezierCurve(keras.Model):
         self.states = [self.hold(f"state_{i}", v.numpy(), v.dtype) for i, v in enumerate(states)]
         self.built = True
 
-    def hold(self, name, value, dtype, trainable=False):
+    def hold(self, name: str, value: np.ndarray, dtype: str, trainable: bool = False) -> keras.Variable:
         """A variable of the curve with this value; Keras' own Constant would put it into its configuration."""
         return self.add_weight(
             shape=value.shape,
@@ -56,7 +59,7 @@ class BezierCurve(keras.Model):
             name=name,
         )
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         t = keras.random.uniform((), dtype=self.compute_dtype, seed=self.uniform) if training else 0.5
         values = [
             sum(weight * tf.convert_to_tensor(point) for weight, point in zip(bezier_weights(t), points))
@@ -72,6 +75,6 @@ class BezierCurve(keras.Model):
         return outputs
 
     @property
-    def control_point(self):
+    def control_point(self) -> np.ndarray:
         """The trained parameters as a vector [p] float64."""
         return np.concatenate([np.asarray(v, np.float64).ravel() for v in self.control])

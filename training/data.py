@@ -11,8 +11,12 @@ import socket
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf  # imported late: half of the data need none of it
 
 TFDS_SIZES = {  # images for training and test in the split that tensorflow_datasets has
     "cifar10": (50000, 10000),
@@ -29,7 +33,7 @@ PIXEL_NOISE = ("none", "shuffled", "random", "gaussian")
 SPLIT, SUBSET, LABELS, PIXELS, SYNTHETIC = range(5)
 
 
-def generator(seed, stream):
+def generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream])
 
 
@@ -51,7 +55,7 @@ class DataConfig:
         metadata={"help": "draw training and test set anew by seed, out of both (image sets)", "added": True},
     )
 
-    def validate(self):
+    def validate(self) -> None:
         if self.dataset not in DATASETS:
             raise ValueError(f"unknown dataset {self.dataset!r}: allowed are {', '.join(DATASETS)}")
         for name in ("train_size", "test_size"):
@@ -87,14 +91,14 @@ class Data:
     augment: bool = False
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         return self.x_train.shape[1:]
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.y_train.shape[1]
 
-    def first_balanced(self, count):
+    def first_balanced(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first training images of each class in turn, as balanced as `count` allows, sorted by class.
 
         Returns (x [count, ...], labels [count]).
@@ -107,7 +111,7 @@ class Data:
         return self.x_train[chosen], labels[chosen]
 
 
-def balanced_subset(labels, count, rng):
+def balanced_subset(labels: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
     """Indices of `count` examples with class counts as equal as the data allow; in order when rng is None."""
     order = np.arange(len(labels)) if rng is None else rng.permutation(len(labels))
     # The rank of each example within its class: taking the lowest ranks first balances the classes.
@@ -120,7 +124,7 @@ def balanced_subset(labels, count, rng):
     return np.lexsort((place, ranks))[:count]
 
 
-def load(config, *, seed, data_dir=None):
+def load(config: DataConfig, *, seed: int, data_dir: str | None = None) -> Data:
     """The data of `config`, as a function of (config, seed).
 
     data_dir: folder of tensorflow_datasets (its default, or TFDS_DATA_DIR, when None); no part of the result.
@@ -145,7 +149,7 @@ def load(config, *, seed, data_dir=None):
     return Data(x_train, one_hot[labels], x_test, one_hot[test_labels], mean, std, config.augment)
 
 
-def raw(config, seed, data_dir):
+def raw(config: DataConfig, seed: int, data_dir: str | None) -> tuple:
     """(x_train, labels, x_test, test_labels, number of classes), pixels float32 in [0, 1] or uint8."""
     if config.dataset == "digits":
         return digits(seed)
@@ -158,7 +162,7 @@ def raw(config, seed, data_dir):
     return *train, *test, classes
 
 
-def draw_split(images, labels, test_size, seed):
+def draw_split(images: np.ndarray, labels: np.ndarray, test_size: float | int, seed: int) -> tuple[np.ndarray, ...]:
     """(x_train, labels, x_test, test_labels), stratified by class; test_size: a share, or a number of images."""
     from sklearn.model_selection import train_test_split
 
@@ -171,18 +175,21 @@ def draw_split(images, labels, test_size, seed):
 
 
 @functools.lru_cache(maxsize=1)
-def read_digits():
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     return (images / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels
 
 
-def digits(seed):
+def digits(seed: int) -> tuple:
     return *draw_split(*read_digits(), 0.2, seed), 10
 
 
-def gaussian(seed, train_size, test_size, shape=(8, 8, 1), classes=10, separation=0.25):
+def gaussian(
+    seed: int, train_size: int, test_size: int, shape: tuple[int, ...] = (8, 8, 1), classes: int = 10,
+    separation: float = 0.25,
+) -> tuple:  # fmt: skip
     """x = separation * mean of its class + noise, both standard normal: classes overlap, so the Bayes error is > 0."""
     rng = generator(seed, SYNTHETIC)
     means = separation * rng.standard_normal((classes, *shape))
@@ -192,7 +199,7 @@ def gaussian(seed, train_size, test_size, shape=(8, 8, 1), classes=10, separatio
 
 
 @functools.lru_cache(maxsize=2)
-def read_tfds(name, data_dir):
+def read_tfds(name: str, data_dir: str | None) -> tuple:
     """((x_train, labels), (x_test, labels), classes) with uint8 pixels, read through tensorflow_datasets."""
     import tensorflow_datasets as tfds
 
@@ -214,7 +221,7 @@ def read_tfds(name, data_dir):
     return *arrays, builder.info.features["label"].num_classes
 
 
-def require_network(builder):
+def require_network(builder: Any) -> None:
     """Raise ConnectionError at once where the host of a data set cannot be found: TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return  # the proxy finds it
@@ -225,7 +232,9 @@ def require_network(builder):
             raise ConnectionError(f"no network: {host} cannot be found") from error
 
 
-def subset(x, labels, size, split, rng):
+def subset(
+    x: np.ndarray, labels: np.ndarray, size: int, split: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     if size > len(x):
         raise ValueError(f"{split}_size {size} was asked, but the data set has {len(x)} {split} images")
     if size in (0, len(x)):
@@ -234,13 +243,15 @@ def subset(x, labels, size, split, rng):
     return x[chosen], labels[chosen]
 
 
-def corrupt_labels(labels, probability, classes, rng):
+def corrupt_labels(labels: np.ndarray, probability: float, classes: int, rng: np.random.Generator) -> np.ndarray:
     """Each label is replaced by a uniform class with the given probability (so about 0.9 p change when k = 10)."""
     replaced = rng.random(len(labels)) < probability
     return np.where(replaced, rng.integers(classes, size=len(labels)), labels)
 
 
-def corrupt_pixels(x_train, x_test, kind, rng):
+def corrupt_pixels(
+    x_train: np.ndarray, x_test: np.ndarray, kind: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """none; shuffled: one permutation of the pixels for all images; random: one for each; gaussian: matched noise.
 
     Permutations move whole pixels (all channels together). Noise has the training set's mean and variance.
@@ -260,7 +271,9 @@ def corrupt_pixels(x_train, x_test, kind, rng):
     return flat[0].reshape(x_train.shape), flat[1].reshape(x_test.shape)
 
 
-def batches(data, *, batch_size, seed, epochs, first_epoch=0, dtype="float32"):
+def batches(
+    data: Data, *, batch_size: int, seed: int, epochs: int, first_epoch: int = 0, dtype: str = "float32"
+) -> "tuple[tf.data.Dataset, int]":
     """tf.data pipeline over epochs first_epoch ... epochs-1: (x [b, ...], y [b, k]), and the steps in an epoch.
 
     The order of an epoch is a function of (seed, epoch), the augmentation of an image of (seed, epoch, image): a
@@ -307,7 +320,7 @@ def _pipeline(n, batch_size, augment):
     return make
 
 
-def crop_and_flip(images, chosen, count, key):
+def crop_and_flip(images: "tf.Tensor", chosen: "tf.Tensor", count: int, key: "tf.Tensor") -> "tf.Tensor":
     """Crop after zero padding by height/8 on each side (4 at 32x32), flip with probability 1/2. [b, h, w, c].
 
     Zero is the mean colour of normalized images. Draws are made for all `count` images of the epoch and gathered, so
@@ -330,7 +343,7 @@ def crop_and_flip(images, chosen, count, key):
     return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
 
 
-def describe(config):
+def describe(config: DataConfig) -> str:
     """A short readable name, such as cifar10-1000-noise=0.5: the data set and what differs from the defaults."""
     parts = [config.dataset]
     if config.train_size:

@@ -9,8 +9,10 @@ import hashlib
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +23,7 @@ from analysis.evaluation import dtype_of, evaluate
 from analysis.keras_internals import keep_on, structure
 from analysis.losses import LOSSES
 from training import reuse
-from training.data import batches
+from training.data import Data, batches
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
 STRATEGIES = ("single", "mirrored")
@@ -51,7 +53,7 @@ class TrainingConfig:
     )
     strategy: str = field(default="single", metadata={"help": f"devices, one of {', '.join(STRATEGIES)}"})
 
-    def validate(self):
+    def validate(self) -> None:
         for name, allowed in (("loss", tuple(LOSSES)), ("regularizer", REGULARIZERS), ("strategy", STRATEGIES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
@@ -84,7 +86,7 @@ class History:
     probes: dict
 
 
-def scope(config, devices=None):
+def scope(config: TrainingConfig, devices: list[str] | None = None) -> contextlib.AbstractContextManager:
     """Context in which a model for this TrainingConfig must be built: variables of `mirrored` live on all devices.
 
     devices: their names; all GPUs when None.
@@ -94,7 +96,7 @@ def scope(config, devices=None):
     )
 
 
-def build_network(config, data):
+def build_network(config: Any, data: Data) -> keras.Model:
     """The network of an experiment's config, for its data and with its seed, on the devices of config.training.
 
     Within a grid it may be the model of an earlier config, made as new: see training/reuse.py.
@@ -111,7 +113,7 @@ def build_network(config, data):
     return reuse.network((network, digest, tuple(data.input_shape), data.num_classes), build)
 
 
-def ask_network(what, config, data, run, question):
+def ask_network(what: str, config: Any, data: Data, run: Any, question: Callable) -> Any:
     """question(network), for what rests on a network's layers and shapes and not on its weights.
 
     Asked once of all configs whose networks differ by their seed alone; what: names the question.
@@ -121,7 +123,7 @@ def ask_network(what, config, data, run, question):
 
 
 @contextlib.contextmanager
-def precision(dtype):
+def precision(dtype: str) -> Iterator[None]:
     """Keras computes losses, metrics and learning rates in its global floatx, whatever the model's precision."""
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
@@ -134,12 +136,12 @@ def precision(dtype):
 class PerExampleLoss(keras.losses.Loss):
     """A loss of analysis.losses as Keras' own: the mean over a batch of its per-example values."""
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         super().__init__(name=name)
         self.call = LOSSES[name]
 
 
-def learning_rate(config, steps):
+def learning_rate(config: TrainingConfig, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """The step schedule as a function of the SGD step; `steps` steps make an epoch."""
     if not config.decay_epochs:
         return config.learning_rate
@@ -148,7 +150,10 @@ def learning_rate(config, steps):
     return keras.optimizers.schedules.PiecewiseConstantDecay([e * steps - 1 for e in config.decay_epochs], values)
 
 
-def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), probe=None, until=None):
+def fit(
+    model: keras.Model, data: Data, config: TrainingConfig, *, seed: int, run: Any = None, stage: str = "training",
+    callbacks: Iterable[keras.callbacks.Callback] = (), probe: Callable | None = None, until: Callable | None = None,
+) -> History:  # fmt: skip
     """Train a Keras model in place and return its History.
 
     run: where checkpoints, scalars and progress go (reporting.run_folder.Run); nothing is written when None. An
@@ -189,7 +194,7 @@ def fit(model, data, config, *, seed, run=None, stage="training", callbacks=(), 
     return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
 
 
-def loss_reached(data, loss, target):
+def loss_reached(data: Data, loss: str, target: float) -> Callable:
     """A stopping rule for fit's `until`: does the loss on the whole training set, in inference mode, reach `target`?
 
     Networks that are stopped by it are compared at an equal training loss, whatever the number of epochs.
@@ -197,7 +202,7 @@ def loss_reached(data, loss, target):
     return lambda model: evaluate(model, data.x_train, data.y_train, loss)[0] <= target
 
 
-def make_ready(model, config, examples):
+def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> None:
     """Compile a model to be trained on so many examples; one that was compiled for the like before gets its optimizer
     as new, and its training step needs no second tracing.
     """
@@ -216,7 +221,7 @@ def make_ready(model, config, examples):
         kept.update(key=key, optimizer=model.optimizer)
 
 
-def compile_model(model, config, *, steps):
+def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> None:
     """Compile a model for this TrainingConfig; `steps` SGD steps make an epoch."""
     with model.distribute_strategy.scope():
         optimizer = RegularizedSGD(
@@ -243,7 +248,10 @@ def compile_model(model, config, *, steps):
 class Keeper(keras.callbacks.Callback):
     """Keeps what a run must not lose: history, checkpoint, scalars; and stops a run that diverged."""
 
-    def __init__(self, data, config, run, stage, probe, until=None):
+    def __init__(
+        self, data: Data, config: TrainingConfig, run: Any, stage: str, probe: Callable | None,
+        until: Callable | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.data, self.config, self.run, self.stage, self.probe = data, config, run, stage, probe
         self.until, self.ended = until, False
@@ -252,10 +260,10 @@ class Keeper(keras.callbacks.Callback):
         self.every = max(1, config.epochs // 20)
         self.cost, self.saved = 0.0, -math.inf
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self.started = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         now = time.perf_counter()
         row = {
             "stage": self.stage,
@@ -287,7 +295,7 @@ class Keeper(keras.callbacks.Callback):
         if self.run:
             self.report(epoch, row, last or not finite)
 
-    def report(self, epoch, row, last):
+    def report(self, epoch: int, row: dict, last: bool) -> None:
         self.run.epoch(self.stage, row, self.config.epochs)
         if epoch == 0 or last or (epoch + 1) % max(1, self.config.epochs // (HISTOGRAMS - 1)) == 0:
             self.run.histograms(self.stage, epoch + 1, {v.path: v.numpy() for v in self.model.trainable_variables})
@@ -298,13 +306,13 @@ class Keeper(keras.callbacks.Callback):
             self.saved = time.perf_counter()
             self.cost = self.saved - now
 
-    def state(self):
+    def state(self) -> dict:
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {f"variable/{i:04d}": v.numpy() for i, v in enumerate(variables)}
         arrays.update({f"probe/{e}/{name}": value for e, found in self.probes.items() for name, value in found.items()})
         return {"arrays": arrays, "rows": self.rows, "diverged_epoch": self.diverged_epoch, "ended": self.ended}
 
-    def restore(self, model, state):
+    def restore(self, model: keras.Model, state: dict) -> None:
         variables = [*model.variables, *model.optimizer.variables]
         arrays = state["arrays"]
         values = [arrays[name] for name in sorted(arrays) if name.startswith("variable/")]
@@ -320,7 +328,7 @@ class Keeper(keras.callbacks.Callback):
         self.ended = state.get("ended", False)  # earlier versions' checkpoints know no early end
 
 
-def norms(model):
+def norms(model: keras.Model) -> dict[str, float]:
     """Squared Euclidean norms ||theta||^2 of the trainable parameters.
 
     `norm/all`: of all of them, `norm/kernels`: without biases and batch norm, `norm/<layer>`: by layer.

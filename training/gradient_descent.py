@@ -13,10 +13,14 @@ Networks whose curvature differs by orders of magnitude, or grows along the way,
 """
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 import numpy as np
 
+from analysis.hessian import TrainingLoss
 from analysis.keras_internals import all_layers
 from analysis.parameters import get_parameters, set_parameters
 
@@ -26,7 +30,7 @@ GROWTH = 1.1  # of the searched step size, after every step
 SMALLEST = np.finfo(np.float64).eps  # step relative to the parameters: below, it is their rounding
 
 
-def beside_parameters(model) -> str:
+def beside_parameters(model: keras.Model) -> str:
     """What keeps a model's training loss from being a function of its parameters alone: batch norm or dropout; "" if
     nothing does. TrainingLoss takes them as in inference, which for batch norm of a new network is no norm at all.
     """
@@ -54,7 +58,7 @@ class Way:
     Begins at the checkpoint of its stage where there is one, the model's parameters included.
     """
 
-    def __init__(self, surface, probe, learning_rate, steps, run, stage):
+    def __init__(self, surface: TrainingLoss, probe: Callable, learning_rate: float, steps: int, run: Any, stage: str):
         self.surface, self.probe, self.steps, self.run, self.stage = surface, probe, steps, run, stage
         self.velocity, self.kept, self.losses, self.rows = np.zeros(surface.parameter_count), None, [], []
         self.rate, self.gradients = learning_rate, 0
@@ -67,11 +71,11 @@ class Way:
             set_parameters(surface.model, arrays["parameters"])
 
     @property
-    def probed(self):
+    def probed(self) -> int | None:
         """The step at which the probe was called last; None before its first call."""
         return self.rows[-1]["epoch"] if self.rows else None
 
-    def report(self, step, value):
+    def report(self, step: int, value: float) -> None:
         """One call of the probe, and a checkpoint where saving takes at most a twentieth of the time.
 
         So the loss of a checkpoint's step is known, and the step itself not yet taken.
@@ -87,7 +91,7 @@ class Way:
             self.saved = time.perf_counter()
             self.cost = self.saved - now
 
-    def save(self):
+    def save(self) -> None:
         """A checkpoint; the gradient at hand is not counted, as who goes on computes it again."""
         arrays = {
             "parameters": get_parameters(self.surface.model), "velocity": self.velocity,
@@ -96,11 +100,11 @@ class Way:
         state = {"arrays": arrays, "rows": self.rows, "rate": self.rate, "gradients": self.gradients - 1}
         self.run.save_checkpoint(self.stage, state)
 
-    def value_and_gradient(self):
+    def value_and_gradient(self) -> tuple[float, np.ndarray]:
         self.gradients += 1
         return self.surface.value_and_gradient()
 
-    def move(self, gradient, momentum):
+    def move(self, gradient: np.ndarray, momentum: float) -> tuple[float, np.ndarray]:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
         with np.errstate(over="ignore"):  # a diverging run gets to infinity in float32, and is then found out
@@ -108,7 +112,7 @@ class Way:
             set_parameters(self.surface.model, moved.astype(np.float32))
         return self.value_and_gradient()
 
-    def search(self, gradient):
+    def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:
         """One step of a searched size; (value, gradient) after it, None where no step lowers the loss."""
         found, self.rate, tried = search_step(self.surface, max(self.losses[-MEMORY:]), gradient, self.rate)
         self.gradients += tried
@@ -116,8 +120,9 @@ class Way:
 
 
 def descend(
-    surface, *, learning_rate, momentum=0.0, steps, every, probe, run=None, stage="descent", until=None, search=False
-):
+    surface: TrainingLoss, *, learning_rate: float, momentum: float = 0.0, steps: int, every: int, probe: Callable,
+    run: Any = None, stage: str = "descent", until: Callable | None = None, search: bool = False,
+) -> Descent:  # fmt: skip
     """Gradient descent on a TrainingLoss from its model's parameters, which end where the descent does.
 
     probe: probe(step, kept) -> ({name: number}, array to keep for its next call, or None); called before the first step
@@ -156,7 +161,7 @@ def descend(
     return Descent(np.array(way.losses), way.rows, None if math.isfinite(value) else step, way.gradients)
 
 
-def search_step(surface, value, gradient, rate):
+def search_step(surface: TrainingLoss, value: float, gradient: np.ndarray, rate: float) -> tuple:
     """One step of gradient descent on a TrainingLoss of the given gradient [p] here, from this step size on, to a loss
     below `value`.
 

@@ -9,6 +9,7 @@ over step sizes is short, so it has one graph for all of them, and starts again 
 """
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -31,13 +32,15 @@ class Walk:
 class PlainSGD:
     """Walks of one model on inputs x [n, ...] and targets y [n, k]; loss is a name in analysis.losses.LOSSES."""
 
-    def __init__(self, model, x, y, loss):
+    def __init__(self, model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str):
         dtype = model.trainable_variables[0].dtype
         self.model, self.loss = model, LOSSES[loss]
         self.x, self.y = tf.constant(x, dtype), tf.constant(y, dtype)
         self._graph = tf.function(self._walk, reduce_retracing=True)
 
-    def walk(self, start, *, centre, rate, batch_size, steps, seed) -> Walk:
+    def walk(
+        self, start: np.ndarray, *, centre: np.ndarray, rate: float, batch_size: int, steps: int, seed: int
+    ) -> Walk:
         """`steps` steps from the parameters start [p]; the model ends where the walk does.
 
         centre: where distances are measured from, [p].  batch_size: at most n, which means all images at every step.
@@ -75,7 +78,7 @@ class PlainSGD:
         return moved.stack()
 
 
-def batches_of(n, batch_size, steps, seed):
+def batches_of(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """The images of every step, [steps, batch_size]: an order for each pass, whose incomplete last batch is dropped."""
     if batch_size == n:
         return np.tile(np.arange(n), (steps, 1))

@@ -7,23 +7,26 @@
 Goldblum et al. 2020, section 3: norm_bias draws the parameters towards a norm that need not be small; weight_decay is
 norm_bias with target 0. theta is all trainable parameters, batch norm and biases included, or the kernels only.
 """
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 REGULARIZERS = ("none", "weight_decay", "norm_bias")
 
 
-def is_kernel(variable):
+def is_kernel(variable: keras.Variable | tf.Tensor) -> bool:
     """Kernels have two axes or more; biases, batch norm's scale and shift and Fixup's scalars have one or none."""
     return len(variable.shape) > 1
 
 
-def squared_norm(variables):
+def squared_norm(variables: list) -> tf.Tensor:
     """||theta||^2 over a list of variables, a scalar tensor."""
     return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in variables])
 
 
-def penalty(variables, regularizer, coefficient, target=0.0):
+def penalty(variables: list, regularizer: str, coefficient: float, target: float = 0.0) -> tf.Tensor:
     """The term that the training loss contains, a scalar tensor (see the table above); variables: those in theta."""
     if regularizer == "none" or coefficient == 0:
         return tf.zeros((), tf.convert_to_tensor(variables[0]).dtype)
@@ -40,7 +43,10 @@ class RegularizedSGD(keras.optimizers.SGD):
     regularize_all=False leaves everything but the kernels out of theta, so out of its norm and of the gradient's term.
     """
 
-    def __init__(self, *args, regularizer="none", coefficient=0.0, norm_target=0.0, regularize_all=True, **kwargs):
+    def __init__(
+        self, *args: Any, regularizer: str = "none", coefficient: float = 0.0, norm_target: float = 0.0,
+        regularize_all: bool = True, **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(*args, **kwargs)
         self.regularizer, self.coefficient, self.norm_target = regularizer, coefficient, norm_target
         self.regularize_all = regularize_all
@@ -50,7 +56,7 @@ class RegularizedSGD(keras.optimizers.SGD):
             for name, value in (("coefficient", coefficient), ("norm_target", norm_target))
         }
 
-    def restart(self, learning_rate, coefficient, norm_target):
+    def restart(self, learning_rate: float, coefficient: float, norm_target: float) -> None:
         """As at the start of a training with these numbers; a learning rate that follows a schedule stays it."""
         if bool(coefficient) != bool(self.coefficient):
             raise ValueError("whether there is a regularizer is part of the graph")
@@ -64,7 +70,7 @@ class RegularizedSGD(keras.optimizers.SGD):
             else:
                 variable.assign(tf.zeros(variable.shape, variable.dtype))
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence | None = None) -> None:
         if self.regularizer != "none" and self.coefficient != 0:
             variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
             # Replicas sum their gradients, so each adds its share.
@@ -80,7 +86,7 @@ class RegularizedSGD(keras.optimizers.SGD):
             ]
         return super().apply(grads, trainable_variables)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "regularizer": self.regularizer,

@@ -8,8 +8,10 @@ or whose config failed, is never lent again. Outside of `lending` every model is
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -81,7 +83,7 @@ def lending() -> Iterator[None]:
         _shelf.sweep()
 
 
-def network(key, build: Callable):
+def network(key: Hashable, build: Callable) -> keras.Model:
     """build(), a Keras model; within `lending` perhaps one that another config had, with the variables of build().
 
     key: hashable, whatever decides the model but the values of its variables.
@@ -103,7 +105,7 @@ def network(key, build: Callable):
     return model
 
 
-def shared(function: Callable):
+def shared(function: Callable) -> Any:
     """function(), whose value outlives the config: models that were lent meanwhile are kept out, if it may hold one."""
     count = len(_shelf.lent)
     value = function()
@@ -112,7 +114,7 @@ def shared(function: Callable):
     return value
 
 
-def clear():
+def clear() -> None:
     """Let all models at rest go."""
     _shelf.rest.clear()
     gc.collect()

@@ -196,41 +196,17 @@ def judge(results):
 def find_group(group, margin, level, confidence) -> Finding:
     """What the scales of one Group gain over its largest one."""
     scales = {alpha: rows.set_index("seed") for alpha, rows in sorted(group.split("alpha").items())}
-    unfitted = {alpha: int((~rows["fitted"].astype(bool)).sum()) for alpha, rows in scales.items()}
-    left_out = "".join(
-        f"; at alpha {alpha:g} {n} of {len(scales[alpha])} runs did not reach the training loss"
-        for alpha, n in unfitted.items() if n
-    )  # fmt: skip
     fitted = {alpha: rows[rows["fitted"].astype(bool)] for alpha, rows in scales.items()}
+    left_out = describe_left_out(scales, fitted)
     fitted = {alpha: rows for alpha, rows in fitted.items() if len(rows)}
     largest = max(scales)
     compared = {alpha: rows for alpha, rows in fitted.items() if alpha <= OWN and alpha != largest}
     if largest not in fitted or not compared:
         return Finding(group.label, f"no scale of at most {OWN:g} to compare with a larger one{left_out}")
-    lazy = fitted[largest]
-    change = float(lazy["kernel/relative_change"].astype(float).max())
-    accuracy = format_interval(t_interval(lazy["test/accuracy"].astype(float), confidence), 3)
-    text = (
-        f"at alpha {largest:g} (NTK changed by at most {change:.2g}, outputs "
-        f"{lazy['machine/distance'].astype(float).max():.2g} or less from the kernel machine's) test accuracy "
-        f"{accuracy}"
-    )
-    gains = {}
-    for alpha, rows in compared.items():
-        both = pd.concat([rows["test/accuracy"], lazy["test/accuracy"]], axis=1, join="inner").astype(float)
-        gains[alpha] = paired_difference(both.iloc[:, 0], both.iloc[:, 1], confidence)
-    text += "; ".join(
-        ["", *(f"at alpha {alpha:g} {format_points(gain)} more over {gain.n} seeds" for alpha, gain in gains.items())]
-    )
-    if change > level:
-        return Finding(group.label, f"{text}, which is not lazy, so that nothing is judged{left_out}")
-    moved = max(float(rows["kernel/relative_change"].astype(float).min()) for rows in compared.values())
-    if not moved > level:
-        return Finding(
-            group.label,
-            f"{text}; but training is lazy at every alpha (at one of at most {OWN:g} the NTK changed by "
-            f"{moved:.2g} in the run that moved least), so that nothing is judged{left_out}",
-        )
+    gains = {alpha: gain_over(rows, fitted[largest], confidence) for alpha, rows in compared.items()}
+    text = describe_scales(largest, fitted[largest], gains, confidence)
+    if why := why_not_judged(fitted[largest], compared, level):
+        return Finding(group.label, f"{text}{why}, so that nothing is judged{left_out}")
     return Finding(
         group.label,
         text + left_out,
@@ -242,6 +218,51 @@ def find_group(group, margin, level, confidence) -> Finding:
             for alpha, gain in gains.items()
         ),
     )  # fmt: skip
+
+
+def describe_left_out(scales, fitted):
+    """`; at alpha 1 2 of 3 runs did not reach the training loss`, for each scale with such runs.
+
+    scales: {alpha: rows}.  fitted: those of them that reached it.
+    """
+    missing = {alpha: len(rows) - len(fitted[alpha]) for alpha, rows in scales.items()}
+    return "".join(
+        f"; at alpha {alpha:g} {n} of {len(scales[alpha])} runs did not reach the training loss"
+        for alpha, n in missing.items() if n
+    )  # fmt: skip
+
+
+def gain_over(rows, lazy, confidence):
+    """statistics.PairedDifference of the test accuracy, over the seeds that both have."""
+    both = pd.concat([rows["test/accuracy"], lazy["test/accuracy"]], axis=1, join="inner").astype(float)
+    return paired_difference(both.iloc[:, 0], both.iloc[:, 1], confidence)
+
+
+def describe_scales(largest, lazy, gains, confidence):
+    """How lazy training is at the largest alpha and how well it generalizes; what each smaller one gains over it."""
+    change = float(lazy["kernel/relative_change"].astype(float).max())
+    accuracy = format_interval(t_interval(lazy["test/accuracy"].astype(float), confidence), 3)
+    text = (
+        f"at alpha {largest:g} (NTK changed by at most {change:.2g}, outputs "
+        f"{lazy['machine/distance'].astype(float).max():.2g} or less from the kernel machine's) test accuracy "
+        f"{accuracy}"
+    )
+    return "; ".join(
+        [text, *(f"at alpha {alpha:g} {format_points(gain)} more over {gain.n} seeds" for alpha, gain in gains.items())]
+    )
+
+
+def why_not_judged(lazy, compared, level):
+    """Why lazy training cannot be compared here with training that is not; "" where it can."""
+    if float(lazy["kernel/relative_change"].astype(float).max()) > level:
+        return ", which is not lazy"
+    moved = max(float(rows["kernel/relative_change"].astype(float).min()) for rows in compared.values())
+    if moved > level:
+        return ""
+    return (
+        f"; but training is lazy at every alpha (at one of at most {OWN:g} the NTK changed by {moved:.2g} in the run "
+        "that moved least)"
+    )
 
 
 def figures(results):

@@ -1,6 +1,4 @@
-"""Importing analysis/ or reporting/ changes nothing global, as logging, figures or precision; the library is typed."""
-import importlib
-import inspect
+"""Importing analysis/ or reporting/ changes nothing global, as logging, figures or precision."""
 import subprocess
 import sys
 from pathlib import Path
@@ -54,13 +52,6 @@ print(len(names), changed, sorted({module.split(".")[0] for module in sys.module
 """
 
 
-LIBRARY = (  # of analysis/: what a person calls, as README and notebooks do
-    "activations", "affine_minimum", "conv_operators", "evaluation", "hessian", "infinite_width_kernels", "kernels",
-    "linearized_training", "losses", "margins", "mean_field", "ntk", "parameters", "projection", "sharpness",
-    "statistics",
-)  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "needs"), [("analysis", []), ("reporting", ["judging", "training"])])
 def test_importing_a_room_changes_nothing_global(room, needs):
@@ -69,13 +60,3 @@ def test_importing_a_room_changes_nothing_global(room, needs):
     modules = len(list((ROOT / room).glob("[!_]*.py")))
     found = sorted({*needs, room} - {"analysis"})
     assert done.stdout.splitlines()[-1] == f"{modules} [] {found}"  # nor does it import what is built on it
-
-
-@pytest.mark.parametrize("name", LIBRARY)
-def test_what_a_person_calls_is_typed(name):
-    module = importlib.import_module(f"analysis.{name}")
-    for title, function in inspect.getmembers(module, inspect.isfunction):
-        if function.__module__ == module.__name__ and not title.startswith("_"):
-            signature = inspect.signature(function)
-            kinds = [signature.return_annotation, *(part.annotation for part in signature.parameters.values())]
-            assert inspect.Signature.empty not in kinds, title
