@@ -7,8 +7,10 @@ own, with a label that says what it is. Within a group each setting of the compa
 Stored .keras files have their widths in the table, and a `family`: their architecture up to one factor of all widths.
 Where widths are compared the files of one family are one group, as the widths of a model by name are.
 """
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -37,19 +39,21 @@ class Group:
         """The group's first row: every field that is not compared has this value in all of them."""
         return self.rows.iloc[0]
 
-    @property
+    @cached_property
     def widths(self):
         """The width of every row's network, a Series; NaN where a stored model has no hidden layer."""
         networks = zip(self.rows["model"], self.rows["width"])
         widths = [actual_width({"model": model, "width": width}) for model, width in networks]
         return pd.Series(widths, self.rows.index, dtype=float)
 
-    @property
+    @cached_property
     def by_width(self):
         """{width: rows}, ascending; a seed once at each, as a width that is given may be the model's default too."""
-        widths = self.widths
-        known = sorted(set(widths.dropna()))
-        return {int(width): self.rows[widths == width].drop_duplicates(REPLICATE) for width in known}
+        positions = {}
+        for position, (width, seed) in enumerate(zip(self.widths.tolist(), self.rows[REPLICATE].tolist())):
+            if not math.isnan(width):
+                positions.setdefault(int(width), {}).setdefault(seed, position)
+        return {width: self.rows.iloc[list(found.values())] for width, found in sorted(positions.items())}
 
     def keys(self, *fields):
         """[values of the fields] of every row, a tuple each; what is missing is None."""
@@ -98,7 +102,7 @@ class Results:
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
         table = _by_family(self.table) if "width" in compared and "family" in self.table else self.table
-        texts = [_texts(column) for column in table[fields].to_numpy(dtype=object).T.tolist()]
+        texts = [_texts(table[name].tolist()) for name in fields]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
@@ -111,7 +115,8 @@ class Results:
         """These results without the rows that lack one of the columns, as those of diverged runs do."""
         if not all(name in self.table for name in columns):
             return replace(self, table=self.table.iloc[:0])
-        return replace(self, table=self.table[self.table[list(columns)].notna().all(axis=1)])
+        found = np.logical_and.reduce([self.table[name].notna() for name in columns])
+        return self if found.all() else replace(self, table=self.table[found])
 
     def over(self, **values):
         """The rows of the table whose fields have the given values."""

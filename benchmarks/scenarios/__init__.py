@@ -82,19 +82,23 @@ def effects(table, scenario, effect):
     """
     if scenario.outcome == "refuted" or effect > 0:
         return np.full(len(table), float(effect))
-    return np.where(table["group"] == 0, float(effect), EVIDENT)
+    return np.where(table["group"].to_numpy() == 0, float(effect), EVIDENT)
+
+
+def first_of_each(*keys):
+    """Of every row the position of the first one with the same keys, [rows]: `values[..]` then agree within them."""
+    places = {}
+    return np.array([places.setdefault(key, position) for position, key in enumerate(zip(*keys))])
 
 
 def fill(scenario, table, effect, kind, rng):
     """The table with one draw of the scenario's measures."""
     draw = Draw(kind, rng, len(table))
-    filled = table.assign(**scenario.fill(draw, table, effects(table, scenario, effect)))
+    measures = pd.DataFrame(scenario.fill(draw, table, effects(table, scenario, effect)), table.index)
     if kind == "diverged":
-        columns = [name for name in filled if name not in table]
         lost = rng.random(len(table)) < DIVERGED_SHARE
-        filled[columns] = filled[columns].astype(float).mask(pd.Series(lost, index=filled.index))
-        filled["diverged_epoch"] = np.where(lost, 3.0, np.nan)
-    return filled.drop(columns="group")
+        measures = measures.astype(float).mask(lost).assign(diverged_epoch=np.where(lost, 3.0, np.nan))
+    return pd.concat([table, measures], axis=1)
 
 
 def judge(experiment, scenario, table, effect, kind, rng):
