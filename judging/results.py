@@ -94,6 +94,11 @@ class Results:
         """
         return 1 - max(ERROR * self.look.share, 1e-9)
 
+    @property
+    def seeds(self):
+        """How many seeds there are."""
+        return len(set(self.table[REPLICATE].tolist()))
+
     def groups(self, apart=None):
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
 
@@ -106,10 +111,9 @@ class Results:
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
-        groups = [self.table.iloc[found] for found in positions.values()]
         varying = [name for i, name in enumerate(fields) if len({key[i] for key in positions}) > 1]
-        named = [table.iloc[found] for found in positions.values()]
-        return [Group(label, rows) for label, rows in zip(_labels(named, fields, varying), groups)]
+        labels = _labels([table.iloc[found[0]] for found in positions.values()], fields, varying)
+        return [Group(label, self.table.iloc[found]) for label, found in zip(labels, positions.values())]
 
     def measured(self, *columns):
         """These results without the rows that lack one of the columns, as those of diverged runs do."""
@@ -148,17 +152,15 @@ def _texts(column):
     return [known[value] for value in column]
 
 
-def _labels(groups, fields, varying):
-    """One label a group: its network, and what else differs between the groups; no label twice."""
-    labels = [_label(rows.iloc[0], fields, varying) for rows in groups]
+def _labels(rows, fields, varying):
+    """One label a group, by its first row: its network, and what else differs between the groups; no label twice."""
+    labels = [_label(row, fields, varying) for row in rows]
     shared = {label for label, times in Counter(labels).items() if times > 1}  # width none and 64, say, are one network
     if not shared:
         return labels
     return [
-        f"{label} ({', '.join(f'{name}={field_text(rows.iloc[0][name])}' for name in varying)})"
-        if label in shared
-        else label
-        for label, rows in zip(labels, groups)
+        f"{label} ({', '.join(f'{name}={field_text(row[name])}' for name in varying)})" if label in shared else label
+        for label, row in zip(labels, rows)
     ]
 
 
@@ -194,8 +196,14 @@ def actual_width(row):
     return None if row["model"].endswith(".keras") else default_width(row["model"])
 
 
+def positive(rows, column):
+    """A column's values, [rows], kept above 0 for the sake of their logarithms; nan where it was not measured."""
+    values = rows[column].to_numpy(float) if column in rows else np.full(len(rows), np.nan)
+    return np.maximum(values, 1e-300)
+
+
 def paired_by_seed(a, b, column, level=0.95):
     """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
-    a, b = (dict(zip(rows[REPLICATE], rows[column] if column in rows else [np.nan] * len(rows))) for rows in (a, b))
+    a, b = (dict(zip(rows[REPLICATE].tolist(), rows.get(column, [np.nan] * len(rows)))) for rows in (a, b))
     shared = [seed for seed in a if seed in b]
     return paired_difference([a[seed] for seed in shared], [b[seed] for seed in shared], level=level)

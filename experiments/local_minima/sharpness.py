@@ -25,6 +25,7 @@ from analysis.sharpness import adaptive_sharpness, sharpness
 from analysis.statistics import paired_difference, rank_correlation, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
@@ -356,12 +357,6 @@ def same_loss(rows):
     """[bool] a row: do both networks have the same training loss?"""
     small, large = (np.log(positive(rows, f"{batch}/train/loss")) for batch in BATCHES)
     return np.abs(large - small) <= math.log(TOLERANCE)
-
-
-def positive(rows, column):
-    """A column's values, kept above 0 for the sake of their logarithms; nan where it was not measured."""
-    values = rows[column].to_numpy(float) if column in rows else np.full(len(rows), np.nan)
-    return np.maximum(values, 1e-300)
 
 
 def compare_arm(rows, confidence):
