@@ -97,7 +97,9 @@ def fill(scenario, table, effect, kind, rng):
     measures = pd.DataFrame(scenario.fill(draw, table, effects(table, scenario, effect)), table.index)
     if kind == "diverged":
         lost = rng.random(len(table)) < DIVERGED_SHARE
-        measures = measures.astype(float).mask(lost).assign(diverged_epoch=np.where(lost, 3.0, np.nan))
+        measures = measures.astype(float)
+        measures.loc[lost] = np.nan
+        measures["diverged_epoch"] = np.where(lost, 3.0, np.nan)
     return pd.concat([table, measures], axis=1)
 
 
