@@ -258,10 +258,12 @@ def with_shape(group):
     if group.first["widths"]:
         return group.rows.iloc[:0].assign(units=[], layers=[])
     keys = group.keys(*SHAPE)
-    known = {key: shape_of(*key) for key in set(keys)}
-    shapes = [known[key] for key in keys]
-    rows = group.rows.assign(units=[shape[0] for shape in shapes], layers=[len(shape) for shape in shapes])
-    return rows.drop_duplicates(["units", "layers", "seed"])
+    shapes = {key: shape_of(*key) for key in set(keys)}
+    positions = {}
+    for position, (key, seed) in enumerate(zip(keys, group.rows["seed"].tolist())):
+        positions.setdefault((shapes[key][0], len(shapes[key]), seed), position)
+    units, layers, _ = zip(*positions)
+    return group.rows.iloc[list(positions.values())].assign(units=units, layers=layers)
 
 
 def shape_of(width, depth, widths):
@@ -275,15 +277,15 @@ def is_stationary(rows):
     return rows["final/converged"] == 1  # True, or 1 in results of earlier versions
 
 
-def axis_slopes(rows, axis, confidence):
-    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}; rows: with_shape.
+def axis_slopes(rows, loss, axis, confidence):
+    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}.
 
     Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more: over the seeds
     with a stationary point at each level. Of nothing, where fewer than REACHED of the runs are at one.
+
+    rows: with_shape.  loss: its log2, [rows]; nan away from a stationary point.
     """
     other = {"units": "layers", "layers": "units"}[axis]
-    # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
-    loss = np.where(is_stationary(rows), np.log2(rows["final/loss"].astype(float).clip(lower=1e-32)), np.nan)
     along, across, seed = (rows[name].to_numpy() for name in (axis, other, "seed"))
     slopes = {}
     for value in np.unique(across):
@@ -315,7 +317,9 @@ def judge(results):
 def judge_shapes(group, factor, confidence) -> Finding:
     """The trends of a Group's loss with width and depth; support needs both axes."""
     rows = with_shape(group)
-    slopes = {axis: axis_slopes(rows, axis, confidence) for axis in AXES}
+    # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
+    loss = np.where(is_stationary(rows), np.log2(np.maximum(rows["final/loss"].to_numpy(float), 1e-32)), np.nan)
+    slopes = {axis: axis_slopes(rows, loss, axis, confidence) for axis in AXES}
     falls, flat = [], []
     for axis, found in slopes.items():
         for value, slope in found.items():
