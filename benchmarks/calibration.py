@@ -108,6 +108,29 @@ def measure(job):
     return {what: said, "seeds used": used} if effect else {what: said}
 
 
+def cell_name(row):
+    """What tells a row of the file from all others: its columns of CELL, as text."""
+    return tuple(str(row[column]) for column in CELL)
+
+
+def jobs_left(rows, replications, *, experiment=(), what=(), groups=()):
+    """[(columns of the row, job of `measure`)] of the cells that the file has not, or with fewer tables.
+
+    rows: {cell_name: row} of the file.  experiment, what, groups: those that are wanted; all when empty.
+    """
+    jobs = []
+    for key, (of, scenario) in scenarios().items():
+        for cell in cells(of):
+            row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
+            wanted = all(
+                not chosen or str(row[column]) in chosen
+                for column, chosen in (("experiment", experiment), ("what", what), ("groups", groups))
+            )
+            if wanted and rows.get(cell_name(row), {"replications": 0})["replications"] < replications:
+                jobs.append((row, (key, cell, replications)))
+    return sorted(jobs, key=lambda job: priority(*job[1][1]))
+
+
 def main(_):
     asked = flags.FLAGS
     path = Path(asked.out)
@@ -115,24 +138,14 @@ def main(_):
         write(pd.read_csv(path))
         return
     kept = pd.read_csv(path).to_dict("records") if path.exists() else []
-    rows = {tuple(str(row[name]) for name in CELL): row for row in kept}
-    jobs = []
-    for key, (experiment, scenario) in scenarios().items():
-        for cell in cells(experiment):
-            name = (scenario.experiment, scenario.truth, scenario.outcome, *cell)
-            done = rows.get(tuple(map(str, name)), {"replications": 0})["replications"]
-            chosen = not asked.experiment or key[0] in asked.experiment
-            chosen &= not asked.what or cell[0] in asked.what
-            chosen &= not asked.groups or str(cell[1]) in asked.groups
-            if chosen and done < asked.replications:
-                jobs.append((name, (key, cell, asked.replications)))
-    jobs.sort(key=lambda job: priority(*job[1][1]))
+    rows = {cell_name(row): row for row in kept}
+    jobs = jobs_left(rows, asked.replications, experiment=asked.experiment, what=asked.what, groups=asked.groups)
     with ProcessPoolExecutor(asked.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])
-        for (name, _), values in tqdm(zip(jobs, found), total=len(jobs)):
+        for (cell, _), values in tqdm(zip(jobs, found), total=len(jobs)):
             for what, value in values.items():
-                row = {**dict(zip(CELL, name)), "what": what, "share": value, "replications": asked.replications}
-                rows[tuple(str(row[column]) for column in CELL)] = row
+                row = {**cell, "what": what, "share": value, "replications": asked.replications}
+                rows[cell_name(row)] = row
             pd.DataFrame(rows.values()).to_csv(path, index=False)
 
 
