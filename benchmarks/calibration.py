@@ -11,6 +11,8 @@ import bisect
 import importlib
 import os
 import sys
+import textwrap
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -163,6 +165,21 @@ def too_often(kept):
     return wrong[wrong["share"] - 2 * monte_carlo_error(wrong["share"], wrong["replications"]) > ERROR]
 
 
+def summary(kept):
+    """How many cells there are, the largest share of what is not so, and how many lie above what is promised."""
+    left = len(jobs_left({cell_name(row): row for row in kept.to_dict("records")}, 1))
+    wrong = kept[kept["what"].isin(WRONG)]
+    worst = wrong.loc[wrong["share"].idxmax()]
+    text = (
+        f"Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean"
+        f"{f' ({left} cells, those of power included, wait for their run)' if left else ''}. The largest is "
+        f"{percent(worst['share'])} % of {worst['replications']} tables, of {worst['experiment']} with {worst['noise']} "
+        f"noise ({worst['what']}, groups: {worst['groups']}). More than two Monte Carlo errors above 5 % is "
+        f"{f'that of {n} cells' if (n := len(too_often(kept))) else 'none'}."
+    )
+    return textwrap.fill(text, 120)
+
+
 def null_columns(kept):
     """{heading: rows of `kept` with what is said and not so}: every noise with one group, more groups, over looks."""
     wrong = kept[kept["what"] == "wrong"]
@@ -172,12 +189,11 @@ def null_columns(kept):
 
 
 def by_experiment(kept):
-    """The table of docs/verdicts.md: of every experiment the edge with the largest share, in each column."""
+    """Summary and table of docs/verdicts.md: of every experiment the edge with the largest share, in each column."""
     columns = null_columns(kept)
     lines = [f"| experiment | edges | {' | '.join(columns)} |", "| --- |" + " --- |" * (1 + len(columns))]
-    for name, rows in kept.groupby("experiment", sort=False):
+    for name, edges in Counter(scenario.experiment for _, scenario in scenarios().values()).items():
         shares = [found[found["experiment"] == name]["share"].max() for found in columns.values()]
-        edges = len(rows[["truth", "outcome"]].drop_duplicates())
         lines.append(f"| {name} | {edges} | {' | '.join(map(percent, shares))} |")
     means = [percent(found["share"].mean()) for found in columns.values()]
     lines.append(f"| mean of all edges | | {' | '.join(means)} |")
@@ -185,7 +201,7 @@ def by_experiment(kept):
     lines.append(f"| tables an edge | | {' | '.join(' to '.join(map(str, ends([*n]))) for n in tables)} |")
     errors = [[100 * monte_carlo_error(ERROR / 2, n) for n in reversed(ends(several))] for several in tables]
     lines.append(f"| Monte Carlo error at 2.5 % | | {' | '.join(' to '.join(f'{e:.1f}' for e in n) for n in errors)} |")
-    return "\n".join(lines)
+    return "\n".join([summary(kept), "", *lines])
 
 
 def by_edge(kept):
@@ -196,21 +212,23 @@ def by_edge(kept):
         "|" + " --- |" * 10,
     ]
     columns = null_columns(kept)
-    for (name, truth, outcome), rows in kept.groupby(CELL[:3], sort=False):
+    for _, scenario in scenarios().values():
+        edge = [scenario.experiment, scenario.truth, scenario.outcome]
+        rows = kept[(kept[CELL[:3]] == edge).all(axis=1)]
         wrong = {heading: rows.loc[rows.index.intersection(found.index)] for heading, found in columns.items()}
         worst = pd.concat([wrong[kind] for kind in DISTRIBUTIONS]).nlargest(1, "share")
         noise = f"{with_error(worst)} ({', '.join(worst['noise'])})"
-        groups = " / ".join(percent(wrong[f"{groups} groups"]["share"].max()) for groups in GROUPS[1:])
+        groups = slashes(percent(wrong[f"{groups} groups"]["share"].max()) for groups in GROUPS[1:])
 
         def value(what, effect=2.0, rows=rows):
             return rows[(rows["what"] == what) & (rows["effect"] == effect)]["share"].max()
 
-        power = " / ".join(percent(value("power", effect), 0) for effect in EFFECTS)
+        power = slashes(percent(value("power", effect), 0) for effect in EFFECTS)
         needed = rows[rows["what"] == "seeds for 80 %"]["share"]
         seeds = "" if not len(needed) else f"more than {SEEDS[-1]}" if needed.isna().all() else f"{needed.iloc[0]:.0f}"
         used = value("seeds used")
         lines.append(
-            f"| {name} | {truth} | {outcome} | {with_error(wrong['normal'])} | {noise} | {groups} "
+            f"| {' | '.join(edge)} | {with_error(wrong['normal'])} | {noise} | {groups} "
             f"| {with_error(wrong['over looks'])} | {power} | {seeds} | {'' if np.isnan(used) else f'{used:.1f}'} |"
         )
     return "\n".join(lines)
@@ -219,6 +237,12 @@ def by_edge(kept):
 def ends(values):
     """The first and the last of some values, or the only one."""
     return values if len(values) < 2 else [values[0], values[-1]]
+
+
+def slashes(texts):
+    """`1 / 2 / `; "" where all are."""
+    texts = list(texts)
+    return " / ".join(texts) if any(texts) else ""
 
 
 def percent(share, digits=1):
