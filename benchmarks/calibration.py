@@ -173,9 +173,9 @@ def summary(kept):
     text = (
         f"Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean"
         f"{f' ({left} cells, those of power included, wait for their run)' if left else ''}. The largest is "
-        f"{percent(worst['share'])} % of {worst['replications']} tables, of {worst['experiment']} with {worst['noise']} "
-        f"noise ({worst['what']}, groups: {worst['groups']}). More than two Monte Carlo errors above 5 % is "
-        f"{f'that of {n} cells' if (n := len(too_often(kept))) else 'none'}."
+        f"{percent(worst['share'])} % of {worst['replications']} tables, of {worst['experiment']} with "
+        f"{worst['noise']} noise ({worst['what']}, groups: {worst['groups']}). More than two Monte Carlo errors above 5 % "
+        f"{f'are {n} cells' if (n := len(too_often(kept))) else 'is none'}."
     )
     return textwrap.fill(text, 120)
 
