@@ -170,14 +170,14 @@ def summary(kept):
     left = len(jobs_left({cell_name(row): row for row in kept.to_dict("records")}, 1))
     wrong = kept[kept["what"].isin(WRONG)]
     worst = wrong.loc[wrong["share"].idxmax()]
-    text = (
-        f"Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean"
-        f"{f' ({left} cells, those of power included, wait for their run)' if left else ''}. The largest is "
-        f"{percent(worst['share'])} % of {worst['replications']} tables, of {worst['experiment']} with "
-        f"{worst['noise']} noise ({worst['what']}, groups: {worst['groups']}). More than two Monte Carlo errors above 5 % "
-        f"{f'are {n} cells' if (n := len(too_often(kept))) else 'is none'}."
-    )
-    return textwrap.fill(text, 120)
+    waiting = f" ({left} cells, those of power included, wait for their run)" if left else ""
+    where = f"{worst['experiment']} with {worst['noise']} noise ({worst['what']}, groups: {worst['groups']})"
+    above = len(too_often(kept))
+    text = f"""
+        Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean{waiting}.
+        The largest is {percent(worst['share'])} % of {worst['replications']} tables, of {where}.
+        More than two Monte Carlo errors above 5 % {f'are {above} of them' if above else 'is none'}."""
+    return textwrap.fill(" ".join(text.split()), 120)
 
 
 def null_columns(kept):
