@@ -42,10 +42,10 @@ class Draw:
         self.kind, self.rng, self.rows = kind, rng, rows
         self.shared = rng.standard_normal(rows)
 
-    def __call__(self, arm=0, scale=1.0):
+    def __call__(self, arm=0, scale=1.0, *, own=False):
         """arm: which of the compared settings a value belongs to, a number or one a row; `unequal` spreads them.
 
-        scale: the standard deviation.
+        scale: the standard deviation.  own: share nothing with other measures, where that would be the effect itself.
         """
         rng, size = self.rng, self.rows
         noise = rng.standard_normal(size)
@@ -55,7 +55,7 @@ class Draw:
             noise = (np.exp(0.5 * noise) - np.exp(0.125)) / np.sqrt((np.exp(0.25) - 1) * np.exp(0.25))
         elif self.kind == "unequal":  # up to three times the spread, the mean square over two arms being 1
             noise = noise * np.where(np.asarray(arm) > 0, 3.0, 1.0) / np.sqrt(5)
-        elif self.kind == "correlated":  # the measures of one run share half of their variance
+        elif self.kind == "correlated" and not own:  # the measures of one run share half of their variance
             noise = np.sqrt(0.5) * (noise + self.shared)
         elif self.kind == "ties":
             noise = np.round(2 * noise) / 2

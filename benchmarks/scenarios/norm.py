@@ -75,13 +75,14 @@ def minimum_norm(correlation, at_second=None):
     """Kernels whose norms and test errors are those of one bivariate normal law, with logarithms.
 
     correlation: (effect) -> the factor of the norm in the error, beside noise of standard deviation 1.  at_second: the
-    same of the norm at the second scale of the kernels; both norms are one where it is not given.
+    same of the norm at the second scale of the kernels; both norms are one where it is not given. What norms and error
+    shared beside it would be a correlation itself.
     """
     def fill(draw, table, effect):
         # The same on all seeds: kernels are the sampling unit.
         kernel = first_of_each(*(map(str, table[name].tolist()) for name in ("group", *KERNEL_FIELDS)))
-        norms = [draw(0)[kernel], draw(0)[kernel]]
-        error = correlation(effect) * norms[0] + draw(0)[kernel]
+        norms = [draw(own=True)[kernel], draw(own=True)[kernel]]
+        error = correlation(effect) * norms[0] + draw(own=True)[kernel]
         if at_second is None:
             norms[1] = norms[0]
         else:
