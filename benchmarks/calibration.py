@@ -35,6 +35,12 @@ EFFECTS = (1, 2, 3)  # standard deviations
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 24)  # at which 80 % power is looked for
 WRONG = ("wrong", "wrong over looks")
 CELL = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
+CHOICES = {  # flags that choose among the cells, by a column
+    "experiment": "experiments to calibrate",
+    "what": "kinds of cells to simulate, such as wrong or power",
+    "groups": f"numbers of groups, of {GROUPS}",
+    "noise": f"kinds of noise, of {', '.join(DISTRIBUTIONS)}",
+}
 KEPT = Path(__file__).with_suffix(".csv")
 BEGIN, END = "<!-- from benchmarks/calibration.csv -->", "<!-- end -->"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -118,20 +124,17 @@ def cell_name(row):
     return tuple(str(row[column]) for column in CELL)
 
 
-def jobs_left(rows, replications, *, experiment=(), what=(), groups=()):
+def jobs_left(rows, replications, **wanted):
     """[(columns of the row, job of `measure`)] of the cells that the file has not, or with fewer tables.
 
-    rows: {cell_name: row} of the file.  experiment, what, groups: those that are wanted; all when empty.
+    rows: {cell_name: row} of the file.  wanted: {column: its values that are wanted, as text}; all when empty.
     """
     jobs = []
     for key, (of, scenario) in scenarios().items():
         for cell in cells(of):
             row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
-            wanted = all(
-                not chosen or str(row[column]) in chosen
-                for column, chosen in (("experiment", experiment), ("what", what), ("groups", groups))
-            )
-            if wanted and rows.get(cell_name(row), {"replications": 0})["replications"] < replications:
+            chosen = all(not values or str(row[column]) in values for column, values in wanted.items())
+            if chosen and rows.get(cell_name(row), {"replications": 0})["replications"] < replications:
                 jobs.append((row, (key, cell, replications)))
     return sorted(jobs, key=lambda job: priority(*job[1][1]))
 
@@ -144,7 +147,7 @@ def main(_):
         return
     kept = pd.read_csv(path).to_dict("records") if path.exists() else []
     rows = {cell_name(row): row for row in kept}
-    jobs = jobs_left(rows, asked.replications, experiment=asked.experiment, what=asked.what, groups=asked.groups)
+    jobs = jobs_left(rows, asked.replications, **{column: asked[column].value for column in CHOICES})
     with ProcessPoolExecutor(asked.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])
         for (cell, _), values in tqdm(zip(jobs, found), total=len(jobs)):
@@ -271,8 +274,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("replications", 2000, "tables for each share")
     flags.DEFINE_integer("workers", os.cpu_count(), "processes")
     flags.DEFINE_bool("write", False, "put the file's tables into docs/, and simulate nothing")
-    flags.DEFINE_list("experiment", [], "experiments to calibrate; all when empty")
-    flags.DEFINE_list("what", [], "kinds of cells to simulate, such as wrong or power; all when empty")
-    flags.DEFINE_list("groups", [], f"numbers of groups, of {GROUPS}; all when empty")
+    for column, meaning in CHOICES.items():
+        flags.DEFINE_list(column, [], f"{meaning}; all when empty")
     flags.DEFINE_string("out", str(KEPT), "where the shares are kept")
     app.run(main)
