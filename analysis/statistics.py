@@ -162,7 +162,7 @@ def rank_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> RankCor
     return RankCorrelation(r, float(low), float(high), 2 * spearman_p(abs(r), n), n, dropped)
 
 
-def spearman_p(correlation, n) -> float:
+def spearman_p(correlation: float, n: int) -> float:
     """p-value of the test that Spearman's correlation of n pairs lies above 0: Student's t, as in scipy's spearmanr.
 
     Of minus the correlation it is that of the test that it lies below 0.
