@@ -202,7 +202,7 @@ def by_experiment(kept):
         shares = [found[found["experiment"] == name]["share"].max() for found in columns.values()]
         lines.append(f"| {name} | {edges} | {' | '.join(map(percent, shares))} |")
     means = [percent(found["share"].mean()) for found in columns.values()]
-    lines.append(f"| mean of all edges | | {' | '.join(means)} |")
+    lines.append(f"| mean | | {' | '.join(means)} |")
     tables = [sorted(set(found["replications"])) for found in columns.values()]
     lines.append(f"| tables an edge | | {' | '.join(' to '.join(map(str, ends([*n]))) for n in tables)} |")
     errors = [[100 * monte_carlo_error(ERROR / 2, n) for n in reversed(ends(several))] for several in tables]
