@@ -3,13 +3,16 @@
     python benchmarks/calibration.py
 
 For each edge of each rule (benchmarks/scenarios): the share of wrong decided verdicts with noise of several kinds and
-over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. Rows that
-benchmarks/calibration.csv has already are not computed again. docs/verdicts.md has the table.
+over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard deviations. A cell that
+benchmarks/calibration.csv has already, with as many tables, is not computed again, so that a run goes on where it was
+stopped. `--write` puts the tables of shares into docs/verdicts.md and docs/calibration.md.
 """
 import bisect
 import importlib
 import os
 import sys
+import textwrap
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -23,13 +26,24 @@ from tqdm import tqdm
 
 from benchmarks.scenarios import DISTRIBUTIONS, base_table, judge, judge_sequentially
 from judging.decision import MIN_SEEDS
-from judging.looks import plan_sizes
+from judging.looks import ERROR, plan_sizes
 from judging.power import POWER
 
 SUBJECTS = ("local_minima", "norm", "ntk", "rank")  # a script each: run_<subject>.py, benchmarks/scenarios/<subject>.py
 GROUPS = (1, 2, 6, 12)
 EFFECTS = (1, 2, 3)  # standard deviations
 SEEDS = (3, 4, 5, 6, 8, 10, 12, 16, 24)  # at which 80 % power is looked for
+WRONG = ("wrong", "wrong over looks")
+CELL = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
+CHOICES = {  # flags that choose among the cells, by a column
+    "experiment": "experiments to calibrate",
+    "what": "kinds of cells to simulate, such as wrong or power",
+    "groups": f"numbers of groups, of {GROUPS}",
+    "noise": f"kinds of noise, of {', '.join(DISTRIBUTIONS)}",
+}
+KEPT = Path(__file__).with_suffix(".csv")
+BEGIN, END = "<!-- from benchmarks/calibration.csv -->", "<!-- end -->"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def scenarios():
@@ -82,8 +96,11 @@ def cells(experiment):
 
 
 def priority(what, groups, kind, effect, seeds):
-    """What an interrupted run should have of every rule first: one group, with no effect, of any noise."""
-    return groups, effect not in (0, 2), kind != "normal", effect
+    """What an interrupted run should have of every rule first: one group, with no effect, noise by noise.
+
+    Heavy tails come last, as they make a t-test say less.
+    """
+    return groups, effect > 0, kind != "normal", kind == "t3", kind, effect
 
 
 def measure(job):
@@ -92,10 +109,9 @@ def measure(job):
     if what == "seeds for 80 %":
         enough = [n for n in SEEDS if n >= MIN_SEEDS]
         found = bisect.bisect_left(
-            enough, True, key=lambda n: share(key, groups, kind, effect, n, replications // 8) >= POWER
+            enough, True, key=lambda n: share(key, groups, kind, effect, n, replications) >= POWER
         )
         return {what: float(enough[found]) if found < len(enough) else np.nan}
-    replications //= 4 if effect else 1  # a power need not be known as well as an error
     if what in ("wrong", "power"):
         return {what: share(key, groups, kind, effect, seeds, replications)}
     sizes = plan_sizes(default_seeds(scenarios()[key][0]), seeds)
@@ -103,65 +119,162 @@ def measure(job):
     return {what: said, "seeds used": used} if effect else {what: said}
 
 
-def main(_):
-    path = Path(flags.FLAGS.out)
-    done = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    columns = ["experiment", "truth", "outcome", "what", "groups", "noise", "effect", "seeds"]
-    if len(done):  # what was simulated with fewer tables is simulated again
-        done = done[done["replications"] >= flags.FLAGS.replications] if not flags.FLAGS.markdown else done
-    known = {tuple(row) for row in done[columns].astype(str).to_numpy()} if len(done) else set()
+def cell_name(row):
+    """What tells a row of the file from all others: its columns of CELL, as text."""
+    return tuple(str(row[column]) for column in CELL)
+
+
+def jobs_left(rows, replications, **wanted):
+    """[(columns of the row, job of `measure`)] of the cells that the file has not, or with fewer tables.
+
+    rows: {cell_name: row} of the file.  wanted: {column: its values that are wanted, as text}; all when empty.
+    """
     jobs = []
-    for key, (experiment, scenario) in scenarios().items():
-        if flags.FLAGS.experiment and key[0] not in flags.FLAGS.experiment:
-            continue
-        for cell in cells(experiment):
-            row = (scenario.experiment, scenario.truth, scenario.outcome, *cell)
-            if tuple(map(str, row)) not in known:
-                jobs.append((row, (key, cell, flags.FLAGS.replications)))
-    if flags.FLAGS.markdown:
-        print(markdown(done))
+    for key, (of, scenario) in scenarios().items():
+        for cell in cells(of):
+            row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
+            chosen = all(not values or str(row[column]) in values for column, values in wanted.items())
+            if chosen and rows.get(cell_name(row), {"replications": 0})["replications"] < replications:
+                jobs.append((row, (key, cell, replications)))
+    return sorted(jobs, key=lambda job: priority(*job[1][1]))
+
+
+def main(_):
+    asked = flags.FLAGS
+    path = Path(asked.out)
+    if asked.write:
+        write(pd.read_csv(path))
         return
-    jobs.sort(key=lambda job: priority(*job[1][1]))
-    rows = done.to_dict("records")
-    with ProcessPoolExecutor(flags.FLAGS.workers) as pool:
+    kept = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows = {cell_name(row): row for row in kept}
+    jobs = jobs_left(rows, asked.replications, **{column: asked[column].value for column in CHOICES})
+    with ProcessPoolExecutor(asked.workers) as pool:
         found = pool.map(measure, [job for _, job in jobs])
-        for (row, _), values in tqdm(zip(jobs, found), total=len(jobs)):
+        for (cell, _), values in tqdm(zip(jobs, found), total=len(jobs)):
             for what, value in values.items():
-                cell = {**dict(zip(columns, row)), "what": what}
-                rows.append({**cell, "share": value, "replications": flags.FLAGS.replications})
-            pd.DataFrame(rows).to_csv(path, index=False)
+                row = {**cell, "what": what, "share": value, "replications": asked.replications}
+                rows[cell_name(row)] = row
+            pd.DataFrame(rows.values()).to_csv(path, index=False)
 
 
-def markdown(done):
-    """The table of docs/verdicts.md: a row for each edge."""
+# -- the tables of docs/
+
+
+def monte_carlo_error(share, replications):
+    """Standard error of a share of so many tables."""
+    return np.sqrt(share * (1 - share) / replications)
+
+
+def too_often(kept):
+    """The rows of `kept` in which what is not so is said in more than 5 %, by more than two Monte Carlo errors."""
+    wrong = kept[kept["what"].isin(WRONG)]
+    return wrong[wrong["share"] - 2 * monte_carlo_error(wrong["share"], wrong["replications"]) > ERROR]
+
+
+def summary(kept):
+    """How many cells there are, the largest share of what is not so, and how many lie above what is promised."""
+    left = len(jobs_left({cell_name(row): row for row in kept.to_dict("records")}, 1))
+    wrong = kept[kept["what"].isin(WRONG)]
+    worst = wrong.loc[wrong["share"].idxmax()]
+    waiting = f" ({left} cells, those of power included, wait for their run)" if left else ""
+    where = f"{worst['experiment']} with {worst['noise']} noise ({worst['what']}, groups: {worst['groups']})"
+    above = len(too_often(kept))
+    text = f"""
+        Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean{waiting}.
+        The largest is {percent(worst['share'])} % of {worst['replications']} tables, of {where}.
+        More than two Monte Carlo errors above 5 % {f'are {above} of them' if above else 'is none'}."""
+    return textwrap.fill(" ".join(text.split()), 120)
+
+
+def null_columns(kept):
+    """{heading: rows of `kept` with what is said and not so}: every noise with one group, more groups, over looks."""
+    wrong = kept[kept["what"] == "wrong"]
+    found = {kind: wrong[(wrong["groups"] == 1) & (wrong["noise"] == kind)] for kind in DISTRIBUTIONS}
+    found |= {f"{groups} groups": wrong[wrong["groups"] == groups] for groups in GROUPS[1:]}
+    return found | {"over looks": kept[kept["what"] == "wrong over looks"]}
+
+
+def by_experiment(kept):
+    """Summary and table of docs/verdicts.md: of every experiment the edge with the largest share, in each column."""
+    columns = null_columns(kept)
+    lines = [f"| experiment | edges | {' | '.join(columns)} |", "| --- |" + " --- |" * (1 + len(columns))]
+    for name, edges in Counter(scenario.experiment for _, scenario in scenarios().values()).items():
+        shares = [found[found["experiment"] == name]["share"].max() for found in columns.values()]
+        lines.append(f"| {name} | {edges} | {' | '.join(map(percent, shares))} |")
+    means = [percent(found["share"].mean()) for found in columns.values()]
+    lines.append(f"| mean | | {' | '.join(means)} |")
+    tables = [sorted(set(found["replications"])) for found in columns.values()]
+    lines.append(f"| tables an edge | | {' | '.join(' to '.join(map(str, ends([*n]))) for n in tables)} |")
+    errors = [[100 * monte_carlo_error(ERROR / 2, n) for n in reversed(ends(several))] for several in tables]
+    lines.append(f"| Monte Carlo error at 2.5 % | | {' | '.join(' to '.join(f'{e:.1f}' for e in n) for n in errors)} |")
+    return "\n".join([summary(kept), "", *lines])
+
+
+def by_edge(kept):
+    """The table of docs/calibration.md: a row for each edge of each rule."""
     lines = [
         "| experiment | what is so | wrong to say | normal | worst noise | 2, 6, 12 groups | over looks "
         "| power at 1, 2, 3 sd | seeds for 80 % | seeds used |",
         "|" + " --- |" * 10,
     ]
-    for (name, truth, outcome), rows in done.groupby(["experiment", "truth", "outcome"], sort=False):
+    columns = null_columns(kept)
+    for _, scenario in scenarios().values():
+        edge = [scenario.experiment, scenario.truth, scenario.outcome]
+        rows = kept[(kept[CELL[:3]] == edge).all(axis=1)]
+        wrong = {heading: rows.loc[rows.index.intersection(found.index)] for heading, found in columns.items()}
+        worst = pd.concat([wrong[kind] for kind in DISTRIBUTIONS]).nlargest(1, "share")
+        noise = f"{with_error(worst)} ({', '.join(worst['noise'])})"
+        groups = slashes(percent(wrong[f"{groups} groups"]["share"].max()) for groups in GROUPS[1:])
 
-        def get(what, groups=1, noise="normal", effect=None, rows=rows):
-            found = rows[(rows["what"] == what) & (rows["groups"] == groups) & (rows["noise"] == noise)]
-            found = found if effect is None else found[found["effect"] == effect]
-            return found["share"].iloc[0] if len(found) else np.nan
+        def value(what, effect=2.0, rows=rows):
+            return rows[(rows["what"] == what) & (rows["effect"] == effect)]["share"].max()
 
-        wrong = rows[(rows["what"] == "wrong") & (rows["groups"] == 1)].set_index("noise")["share"]
-        more = " / ".join(f"{100 * get('wrong', groups):.1f}" for groups in GROUPS[1:])
-        found = [f"{100 * get('power', effect=effect):.0f}" for effect in EFFECTS]
-        looks, seeds, used = get("wrong over looks"), get("seeds for 80 %"), get("seeds used")
+        power = slashes(percent(value("power", effect), 0) for effect in EFFECTS)
+        needed = rows[rows["what"] == "seeds for 80 %"]["share"]
+        seeds = "" if not len(needed) else f"more than {SEEDS[-1]}" if needed.isna().all() else f"{needed.iloc[0]:.0f}"
+        used = value("seeds used")
         lines.append(
-            f"| {name} | {truth} | {outcome} | {100 * wrong['normal']:.1f} | {100 * wrong.max():.1f} "
-            f"({wrong.idxmax()}) | {more} | {'' if np.isnan(looks) else f'{100 * looks:.1f}'} | {' / '.join(found)} | "
-            f"{'more than 24' if np.isnan(seeds) else f'{seeds:.0f}'} | {'' if np.isnan(used) else f'{used:.1f}'} |"
+            f"| {' | '.join(edge)} | {with_error(wrong['normal'])} | {noise} | {groups} "
+            f"| {with_error(wrong['over looks'])} | {power} | {seeds} | {'' if np.isnan(used) else f'{used:.1f}'} |"
         )
     return "\n".join(lines)
 
 
+def ends(values):
+    """The first and the last of some values, or the only one."""
+    return values if len(values) < 2 else [values[0], values[-1]]
+
+
+def slashes(texts):
+    """`1 / 2 / `; "" where all are."""
+    texts = list(texts)
+    return " / ".join(texts) if any(texts) else ""
+
+
+def percent(share, digits=1):
+    """`2.5`; "" of what was not simulated."""
+    return "" if np.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def with_error(rows):
+    """`2.5 ± 0.3` of a row with a share; "" of none."""
+    cells = zip(rows["share"], rows["replications"])
+    return "".join(f"{percent(share)} ± {percent(monte_carlo_error(share, n))}" for share, n in cells)
+
+
+def write(kept, docs=DOCS):
+    """Put the tables between the marks of the pages that have them."""
+    for page, table in (("verdicts.md", by_experiment(kept)), ("calibration.md", by_edge(kept))):
+        path = docs / page
+        before, _, after = path.read_text().partition(BEGIN)
+        path.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after.partition(END)[2]}")
+
+
 if __name__ == "__main__":
-    flags.DEFINE_integer("replications", 2000, "tables for each share of wrong verdicts; a power has a quarter of them")
+    flags.DEFINE_integer("replications", 2000, "tables for each share")
     flags.DEFINE_integer("workers", os.cpu_count(), "processes")
-    flags.DEFINE_bool("markdown", False, "print the file's table for docs/verdicts.md, and simulate nothing")
-    flags.DEFINE_list("experiment", [], "experiments to calibrate; all when empty")
-    flags.DEFINE_string("out", "benchmarks/calibration.csv", "where the shares are kept")
+    flags.DEFINE_bool("write", False, "put the file's tables into docs/, and simulate nothing")
+    for column, meaning in CHOICES.items():
+        flags.DEFINE_list(column, [], f"{meaning}; all when empty")
+    flags.DEFINE_string("out", str(KEPT), "where the shares are kept")
     app.run(main)

@@ -245,7 +245,7 @@ def find_seeds_needed(results, findings):
 
     None where no number within reason would, or seeds are not what is needed.
     """
-    seeds = results.table["seed"].nunique()
+    seeds = results.seeds
     level = ERROR / 2 * (results.look.next_share or results.look.share)
     refuting = [statement for finding in findings for statement in finding.refutes]
     wanted = [_needed([statement], level / len(refuting), seeds) for statement in refuting]
@@ -278,7 +278,7 @@ def _needed(statements, level, seeds):
 
 def describe_need(results, findings, needed):
     """`About 14 seeds would decide ..`, with the time that they take."""
-    seeds = results.table["seed"].nunique()
+    seeds = results.seeds
     tests = [test for statement in _statements(findings) for test in statement.tests if not test.is_fact]
     if needed is None:
         if any(math.isnan(test.p_value) for test in tests):

@@ -7,8 +7,10 @@ own, with a label that says what it is. Within a group each setting of the compa
 Stored .keras files have their widths in the table, and a `family`: their architecture up to one factor of all widths.
 Where widths are compared the files of one family are one group, as the widths of a model by name are.
 """
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -37,19 +39,21 @@ class Group:
         """The group's first row: every field that is not compared has this value in all of them."""
         return self.rows.iloc[0]
 
-    @property
+    @cached_property
     def widths(self):
         """The width of every row's network, a Series; NaN where a stored model has no hidden layer."""
         networks = zip(self.rows["model"], self.rows["width"])
         widths = [actual_width({"model": model, "width": width}) for model, width in networks]
         return pd.Series(widths, self.rows.index, dtype=float)
 
-    @property
+    @cached_property
     def by_width(self):
         """{width: rows}, ascending; a seed once at each, as a width that is given may be the model's default too."""
-        widths = self.widths
-        known = sorted(set(widths.dropna()))
-        return {int(width): self.rows[widths == width].drop_duplicates(REPLICATE) for width in known}
+        positions = {}
+        for position, (width, seed) in enumerate(zip(self.widths.tolist(), self.rows[REPLICATE].tolist())):
+            if not math.isnan(width):
+                positions.setdefault(int(width), {}).setdefault(seed, position)
+        return {width: self.rows.iloc[list(found.values())] for width, found in sorted(positions.items())}
 
     def keys(self, *fields):
         """[values of the fields] of every row, a tuple each; what is missing is None."""
@@ -90,6 +94,11 @@ class Results:
         """
         return 1 - max(ERROR * self.look.share, 1e-9)
 
+    @property
+    def seeds(self):
+        """How many seeds there are."""
+        return len(set(self.table[REPLICATE].tolist()))
+
     def groups(self, apart=None):
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
 
@@ -98,20 +107,20 @@ class Results:
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
         table = _by_family(self.table) if "width" in compared and "family" in self.table else self.table
-        texts = [_texts(column) for column in table[fields].to_numpy(dtype=object).T.tolist()]
+        texts = [_texts(table[name].tolist()) for name in fields]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
-        groups = [self.table.iloc[found] for found in positions.values()]
         varying = [name for i, name in enumerate(fields) if len({key[i] for key in positions}) > 1]
-        named = [table.iloc[found] for found in positions.values()]
-        return [Group(label, rows) for label, rows in zip(_labels(named, fields, varying), groups)]
+        labels = _labels([table.iloc[found[0]] for found in positions.values()], fields, varying)
+        return [Group(label, self.table.iloc[found]) for label, found in zip(labels, positions.values())]
 
     def measured(self, *columns):
         """These results without the rows that lack one of the columns, as those of diverged runs do."""
         if not all(name in self.table for name in columns):
             return replace(self, table=self.table.iloc[:0])
-        return replace(self, table=self.table[self.table[list(columns)].notna().all(axis=1)])
+        found = np.logical_and.reduce([self.table[name].notna() for name in columns])
+        return self if found.all() else replace(self, table=self.table[found])
 
     def over(self, **values):
         """The rows of the table whose fields have the given values."""
@@ -143,17 +152,15 @@ def _texts(column):
     return [known[value] for value in column]
 
 
-def _labels(groups, fields, varying):
-    """One label a group: its network, and what else differs between the groups; no label twice."""
-    labels = [_label(rows.iloc[0], fields, varying) for rows in groups]
+def _labels(rows, fields, varying):
+    """One label a group, by its first row: its network, and what else differs between the groups; no label twice."""
+    labels = [_label(row, fields, varying) for row in rows]
     shared = {label for label, times in Counter(labels).items() if times > 1}  # width none and 64, say, are one network
     if not shared:
         return labels
     return [
-        f"{label} ({', '.join(f'{name}={field_text(rows.iloc[0][name])}' for name in varying)})"
-        if label in shared
-        else label
-        for label, rows in zip(labels, groups)
+        f"{label} ({', '.join(f'{name}={field_text(row[name])}' for name in varying)})" if label in shared else label
+        for label, row in zip(labels, rows)
     ]
 
 
@@ -189,8 +196,14 @@ def actual_width(row):
     return None if row["model"].endswith(".keras") else default_width(row["model"])
 
 
+def positive(rows, column):
+    """A column's values, [rows], kept above 0 for the sake of their logarithms; nan where it was not measured."""
+    values = rows[column].to_numpy(float) if column in rows else np.full(len(rows), np.nan)
+    return np.maximum(values, 1e-300)
+
+
 def paired_by_seed(a, b, column, level=0.95):
     """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
-    a, b = (dict(zip(rows[REPLICATE], rows[column] if column in rows else [np.nan] * len(rows))) for rows in (a, b))
+    a, b = (dict(zip(rows[REPLICATE].tolist(), rows.get(column, [np.nan] * len(rows)))) for rows in (a, b))
     shared = [seed for seed in a if seed in b]
     return paired_difference([a[seed] for seed in shared], [b[seed] for seed in shared], level=level)

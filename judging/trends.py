@@ -9,18 +9,24 @@ def width_trend(group, measure, *, power_law=False, level=0.95):
 
     power_law: of the measure's log2, so that the slope is the exponent of the width.
     """
-    widths = group.widths
-    if widths.isna().any():
+    if group.widths.isna().any():
         return None
-    # A width that is given and one that is the model's default may be the same network.
-    rows = group.rows[[measure, "seed"]].assign(_width=widths).drop_duplicates(["_width", "seed"])
-    return axis_trend(rows, "_width", measure, power_law=power_law, level=level)
+    parts = group.by_width
+    values, seeds = ([x for rows in parts.values() for x in rows[name].tolist()] for name in (measure, "seed"))
+    return trend_over(np.repeat(list(parts), list(map(len, parts.values()))), values, seeds, power_law, level)
 
 
 def axis_trend(rows, axis, measure, *, power_law=False, level=0.95):
     """statistics.Trend of a measure along the column `axis`, whose values must be > 0, over the rows' seeds."""
-    values = np.log2(rows[measure].where(rows[measure] > 0)) if power_law else rows[measure]
-    return monotone_trend(rows[axis], values, rows["seed"], level)
+    return trend_over(rows[axis], rows[measure], rows["seed"], power_law, level)
+
+
+def trend_over(levels, values, seeds, power_law, level):
+    """statistics.monotone_trend of values, or of those that have a log2."""
+    values = np.asarray(values, float)
+    if power_law:
+        values = np.log2(np.where(values > 0, values, np.nan))
+    return monotone_trend(levels, values, seeds, level)
 
 
 def why_no_trend(groups):

@@ -1,9 +1,27 @@
 """benchmarks/calibration.py in small: no rule says what is not so in more than 7 % of tables (nominal 2.5 %)."""
+import pandas as pd
 import pytest
 
-from benchmarks.calibration import EFFECTS, default_seeds, scenarios, sequential, share
+from benchmarks.calibration import (
+    CELL,
+    DOCS,
+    EFFECTS,
+    KEPT,
+    by_edge,
+    by_experiment,
+    cell_name,
+    default_seeds,
+    jobs_left,
+    scenarios,
+    sequential,
+    share,
+    too_often,
+    write,
+)
+from benchmarks.scenarios import DISTRIBUTIONS
 from judging.looks import plan_sizes
 
+CALIBRATED = ("normal", "lognormal", "unequal", "correlated", "ties", "diverged")  # the kept file has them of all edges
 REPLICATIONS = 100  # of a rule that errs in 2.5 %, more than 7 % of them do so in 4 of 1000 samples
 FOUND = scenarios()
 NAMES = [f"{name}-{i}" for name, i in FOUND]
@@ -22,7 +40,44 @@ def test_every_experiment_with_a_statistical_rule_has_scenarios():
     experiments = {name for script in scripts for name in script.EXPERIMENTS}
     assert {name for name, _ in FOUND} == experiments - proofs
     for name in experiments - proofs:
-        assert "supported" in {scenario.outcome for (found, _), (_, scenario) in FOUND.items() if found == name}
+        said = {scenario.outcome for (found, _), (_, scenario) in FOUND.items() if found == name}
+        assert said == {"supported", "refuted"}, name
+
+
+def test_every_edge_has_been_calibrated_and_none_errs_more_often_than_promised():
+    kept = pd.read_csv(KEPT)
+    alone = kept[(kept["what"] == "wrong") & (kept["groups"] == 1)]
+    for kind in CALIBRATED:
+        edges = alone.loc[alone["noise"] == kind, CELL[:3]].to_numpy()
+        assert set(map(tuple, edges)) == {(s.experiment, s.truth, s.outcome) for _, s in FOUND.values()}, kind
+    assert (alone["replications"] >= 200).all()
+    assert not len(too_often(kept)), too_often(kept)
+
+
+def test_the_pages_have_the_tables_of_the_kept_shares(tmp_path):
+    kept = pd.read_csv(KEPT)
+    for page, table in (("verdicts.md", by_experiment(kept)), ("calibration.md", by_edge(kept))):
+        assert table in (DOCS / page).read_text()
+        (tmp_path / page).write_text((DOCS / page).read_text())
+    write(kept.assign(share=0.125), tmp_path)
+    text = (tmp_path / "verdicts.md").read_text()
+    assert "| 12.5 |" in text and by_experiment(kept) not in text and text.endswith(
+        (DOCS / "verdicts.md").read_text()[-1000:]
+    )
+
+
+def test_a_share_far_above_the_promise_is_found():
+    row = {"what": "wrong", "share": 0.08, "replications": 2000}
+    rows = [row, {**row, "share": 0.05}, {**row, "replications": 100}, {**row, "what": "power"}]
+    assert list(too_often(pd.DataFrame(rows)).index) == [0]
+
+
+def test_a_run_goes_on_with_the_cells_that_it_lacks():
+    jobs = jobs_left({}, 20, experiment=["collapse"], what=["wrong"], groups=["1"])
+    assert len(jobs) == 2 * len(DISTRIBUTIONS) and all(row["groups"] == 1 for row, _ in jobs)
+    rows = {cell_name(row): {**row, "replications": 20} for row, _ in jobs[:-1]}
+    left = jobs_left(rows, 20, experiment=["collapse"], what=["wrong"], groups=["1"])
+    assert left == jobs[-1:] and len(jobs_left(rows, 21, experiment=["collapse"])) > len(jobs)
 
 
 @pytest.mark.slow

@@ -42,10 +42,10 @@ class Draw:
         self.kind, self.rng, self.rows = kind, rng, rows
         self.shared = rng.standard_normal(rows)
 
-    def __call__(self, arm=0, scale=1.0):
+    def __call__(self, arm=0, scale=1.0, *, own=False):
         """arm: which of the compared settings a value belongs to, a number or one a row; `unequal` spreads them.
 
-        scale: the standard deviation.
+        scale: the standard deviation.  own: share nothing with other measures, where that would be the effect itself.
         """
         rng, size = self.rng, self.rows
         noise = rng.standard_normal(size)
@@ -55,7 +55,7 @@ class Draw:
             noise = (np.exp(0.5 * noise) - np.exp(0.125)) / np.sqrt((np.exp(0.25) - 1) * np.exp(0.25))
         elif self.kind == "unequal":  # up to three times the spread, the mean square over two arms being 1
             noise = noise * np.where(np.asarray(arm) > 0, 3.0, 1.0) / np.sqrt(5)
-        elif self.kind == "correlated":  # the measures of one run share half of their variance
+        elif self.kind == "correlated" and not own:  # the measures of one run share half of their variance
             noise = np.sqrt(0.5) * (noise + self.shared)
         elif self.kind == "ties":
             noise = np.round(2 * noise) / 2
@@ -82,19 +82,25 @@ def effects(table, scenario, effect):
     """
     if scenario.outcome == "refuted" or effect > 0:
         return np.full(len(table), float(effect))
-    return np.where(table["group"] == 0, float(effect), EVIDENT)
+    return np.where(table["group"].to_numpy() == 0, float(effect), EVIDENT)
+
+
+def first_of_each(*keys):
+    """Of every row the position of the first one with the same keys, [rows]: `values[..]` then agree within them."""
+    places = {}
+    return np.array([places.setdefault(key, position) for position, key in enumerate(zip(*keys))])
 
 
 def fill(scenario, table, effect, kind, rng):
     """The table with one draw of the scenario's measures."""
     draw = Draw(kind, rng, len(table))
-    filled = table.assign(**scenario.fill(draw, table, effects(table, scenario, effect)))
+    measures = pd.DataFrame(scenario.fill(draw, table, effects(table, scenario, effect)), table.index)
     if kind == "diverged":
-        columns = [name for name in filled if name not in table]
         lost = rng.random(len(table)) < DIVERGED_SHARE
-        filled[columns] = filled[columns].astype(float).mask(pd.Series(lost, index=filled.index))
-        filled["diverged_epoch"] = np.where(lost, 3.0, np.nan)
-    return filled.drop(columns="group")
+        measures = measures.astype(float)
+        measures.loc[lost] = np.nan
+        measures["diverged_epoch"] = np.where(lost, 3.0, np.nan)
+    return pd.concat([table, measures], axis=1)
 
 
 def judge(experiment, scenario, table, effect, kind, rng):

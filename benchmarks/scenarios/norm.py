@@ -1,8 +1,7 @@
 """Scenarios of the experiments of run_norm.py; see benchmarks/scenarios/__init__.py."""
 import numpy as np
-import pandas as pd
 
-from benchmarks.scenarios import EVIDENT, Scenario
+from benchmarks.scenarios import EVIDENT, Scenario, first_of_each
 from experiments.norm.measures import LOSS, NAMES, PARAMETERS
 from experiments.norm.minimum_norm import KERNEL_FIELDS
 
@@ -42,7 +41,7 @@ def norm_profile(*gains):
     """
     def fill(draw, table, effect):
         gain = sum((table["multiple"] == m) * of(effect) for m, of in zip(MULTIPLES, gains))
-        none = pd.Series(draw(0, SIZE * PAIRED)).groupby([table["group"], table["seed"]]).transform("first")
+        none = draw(0, SIZE * PAIRED)[first_of_each(table["group"], table["seed"])]
         return {
             "test/accuracy": 0.5 + SIZE * gain + draw(1, SIZE * PAIRED),
             "none/test/accuracy": 0.5 + none,
@@ -76,15 +75,14 @@ def minimum_norm(correlation, at_second=None):
     """Kernels whose norms and test errors are those of one bivariate normal law, with logarithms.
 
     correlation: (effect) -> the factor of the norm in the error, beside noise of standard deviation 1.  at_second: the
-    same of the norm at the second scale of the kernels; both norms are one where it is not given.
+    same of the norm at the second scale of the kernels; both norms are one where it is not given. What norms and error
+    shared beside it would be a correlation itself.
     """
     def fill(draw, table, effect):
-        def of_kernel(noise):  # the same on all seeds: kernels are the sampling unit
-            keys = [table[name].map(str) for name in ("group", *KERNEL_FIELDS)]
-            return pd.Series(noise).groupby(keys).transform("first")
-
-        norms = [of_kernel(draw(0)), of_kernel(draw(0))]
-        error = correlation(effect) * norms[0] + of_kernel(draw(0))
+        # The same on all seeds: kernels are the sampling unit.
+        kernel = first_of_each(*(map(str, table[name].tolist()) for name in ("group", *KERNEL_FIELDS)))
+        norms = [draw(own=True)[kernel], draw(own=True)[kernel]]
+        error = correlation(effect) * norms[0] + draw(own=True)[kernel]
         if at_second is None:
             norms[1] = norms[0]
         else:
@@ -140,12 +138,11 @@ def measures(best, others, loss):
     which varies over seeds by TAU. Only orders count, so that noise of several kinds can only be that of the seeds.
     """
     def fill(draw, table, effect):
-        keys = [table[name] for name in ("group", "seed")]
+        seed = first_of_each(table["group"], table["seed"])
         gap = draw.rng.standard_normal(len(table))
 
         def of_tau(tau):  # normal values whose correlation with the gap has this tau: tau = 2 / pi arcsin(correlation)
-            of_seed = pd.Series(draw(0, TAU)).groupby([key.to_numpy() for key in keys]).transform("first").to_numpy()
-            correlation = np.sin(np.pi / 2 * np.clip(tau(effect) + of_seed, -0.95, 0.95))
+            correlation = np.sin(np.pi / 2 * np.clip(tau(effect) + draw(0, TAU)[seed], -0.95, 0.95))
             return correlation * gap + np.sqrt(1 - correlation**2) * draw.rng.standard_normal(len(table))
 
         found = {f"measure/{name}": of_tau(others if i else best) for i, name in enumerate(NAMES)}

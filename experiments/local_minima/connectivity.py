@@ -312,14 +312,14 @@ def find_group(group, results):
 
 def fitted(rows):
     """Which pairs are at minima: both networks fit the training set."""
-    return rows[["first/train/accuracy", "second/train/accuracy"]].min(axis=1) >= FITTED
+    return np.fmin(rows["first/train/accuracy"], rows["second/train/accuracy"]) >= FITTED
 
 
 def fitted_trend(widths, column, level):
     """statistics.Trend of a barrier's log2 with width, over the widths whose pairs are all at minima."""
     tables = {width: rows for width, rows in widths.items() if width and fitted(rows).all()}
     levels = [width for width, rows in tables.items() for _ in range(len(rows))]
-    values = [value for rows in tables.values() for value in np.log2(rows[column].clip(lower=LOWEST))]
+    values = [value for rows in tables.values() for value in np.log2(np.maximum(rows[column], LOWEST))]
     return monotone_trend(levels, values, [seed for rows in tables.values() for seed in rows["seed"]], level)
 
 

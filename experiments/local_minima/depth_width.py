@@ -20,11 +20,10 @@ from analysis.kink_points import fixed, kink_point, null_space
 from analysis.parameters import get_parameters, set_parameters
 from analysis.projection import project_targets
 from analysis.stationary_points import count_kinks, stationary_point
-from analysis.statistics import t_interval
+from analysis.statistics import monotone_trend, t_interval
 from experiments.local_minima.affine_start import affine_optimum
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.trends import axis_trend
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval, is_missing
 from models import NetworkConfig
@@ -74,6 +73,7 @@ TABLE = (
     "final/loss", "theorem/value", "theorem/relative_gap", "final/converged", "final/at_kink", "final/gradient_norm",
     "hessian/smallest", "affine/loss", "test/accuracy",
 )  # fmt: skip
+SHAPE = ["width", "depth", "widths"]  # the fields that say how wide and deep a network is
 AXES = {"units": ("width", "depth"), "layers": ("depth", "width")}  # columns of with_shape: along what, at each of what
 CONVERGED = 1e-8  # gap to the theorem's value, relative to ||Y||^2 / 2n
 REACHED = 0.8  # share of the runs along a trend that must be at stationary points for it to be judged
@@ -257,15 +257,19 @@ def with_shape(group):
     """
     if group.first["widths"]:
         return group.rows.iloc[:0].assign(units=[], layers=[])
-    shapes = [hidden_widths(row_network(row)) for row in group.rows[["width", "depth", "widths"]].to_dict("records")]
-    rows = group.rows.assign(units=[shape[0] for shape in shapes], layers=[len(shape) for shape in shapes])
-    return rows.drop_duplicates(["units", "layers", "seed"])
+    keys = group.keys(*SHAPE)
+    shapes = {key: shape_of(*key) for key in set(keys)}
+    positions = {}
+    for position, (key, seed) in enumerate(zip(keys, group.rows["seed"].tolist())):
+        positions.setdefault((shapes[key][0], len(shapes[key]), seed), position)
+    units, layers, _ = zip(*positions)
+    return group.rows.iloc[list(positions.values())].assign(units=units, layers=layers)
 
 
-def row_network(row):
-    """As much of a row's NetworkConfig as hidden_widths asks for; pandas makes floats of whole numbers beside none."""
-    width, depth = (None if is_missing(row[name]) else int(row[name]) for name in ("width", "depth"))
-    return NetworkConfig(width=width, depth=depth, widths=tuple(row["widths"]))
+def shape_of(width, depth, widths):
+    """The hidden widths of a row's network; pandas makes floats of whole numbers beside none."""
+    width, depth = (None if is_missing(value) else int(value) for value in (width, depth))
+    return hidden_widths(NetworkConfig(width=width, depth=depth, widths=tuple(widths)))
 
 
 def is_stationary(rows):
@@ -273,23 +277,24 @@ def is_stationary(rows):
     return rows["final/converged"] == 1  # True, or 1 in results of earlier versions
 
 
-def axis_slopes(rows, axis, confidence):
-    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}; rows: with_shape.
+def axis_slopes(rows, loss, axis, confidence):
+    """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}.
 
     Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more: over the seeds
     with a stationary point at each level. Of nothing, where fewer than REACHED of the runs are at one.
+
+    rows: with_shape.  loss: its log2, [rows]; nan away from a stationary point.
     """
     other = {"units": "layers", "layers": "units"}[axis]
-    # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
-    loss = rows["final/loss"].astype(float).clip(lower=1e-32).where(is_stationary(rows))
-    rows = rows[["units", "layers", "seed"]].assign(loss=loss)
-    several = {value: found for value, found in rows.groupby(other) if found[axis].nunique() > 1}
-    return {
-        value: axis_trend(found, axis, "loss", power_law=True, level=confidence).slope
-        if found["loss"].notna().mean() >= REACHED
-        else t_interval([], confidence)
-        for value, found in several.items()
-    }
+    along, across, seed = (rows[name].to_numpy() for name in (axis, other, "seed"))
+    slopes = {}
+    for value in np.unique(across):
+        inside = across == value
+        if len(np.unique(along[inside])) > 1:
+            reached = np.isfinite(loss[inside]).mean() >= REACHED
+            trend = monotone_trend(along[inside], loss[inside], seed[inside], confidence)
+            slopes[value] = trend.slope if reached else t_interval([], confidence)
+    return slopes
 
 
 def judge(results):
@@ -312,7 +317,9 @@ def judge(results):
 def judge_shapes(group, factor, confidence) -> Finding:
     """The trends of a Group's loss with width and depth; support needs both axes."""
     rows = with_shape(group)
-    slopes = {axis: axis_slopes(rows, axis, confidence) for axis in AXES}
+    # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
+    loss = np.where(is_stationary(rows), np.log2(np.maximum(rows["final/loss"].to_numpy(float), 1e-32)), np.nan)
+    slopes = {axis: axis_slopes(rows, loss, axis, confidence) for axis in AXES}
     falls, flat = [], []
     for axis, found in slopes.items():
         for value, slope in found.items():
@@ -420,7 +427,7 @@ def plot_terms(groups, arrays):
             bottom += shares[:, l]
         rest = {"color": "0.85", "edgecolor": "white", "label": "left: the loss"}
         axis.bar(range(len(networks)), 1 - bottom, bottom=bottom, **rest)
-        labels = ["-".join(map(str, hidden_widths(row_network(rows.iloc[0])))) for rows in networks]
+        labels = ["-".join(map(str, shape_of(*rows.iloc[0][SHAPE]))) for rows in networks]
         axis.set_xticks(range(len(networks)), labels, rotation=30, ha="right")
         low = max(0.0, math.floor(10 * shares[:, 0].min() - 1) / 10)
         axis.set(ylabel="share of $\\|Y\\|^2$", xlabel="hidden widths", title=group.label, ylim=(low, 1))

@@ -20,6 +20,7 @@ from analysis.statistics import paired_difference, t_interval
 from experiments.local_minima.affine_start import affine_optimum
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, below, decide, within
+from judging.results import positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval
 from models import NetworkConfig
@@ -160,9 +161,8 @@ def judge(results):
 
 
 def logarithms(rows, column):
-    """log10 of a column of losses; nan where the rows lack it."""
-    values = rows[column].astype(float) if column in rows else np.full(len(rows), np.nan)
-    return np.log10(np.clip(values, 1e-300, None))
+    """log10 of a column of losses, [rows]; nan where the rows lack it."""
+    return np.log10(positive(rows, column))
 
 
 def compare_losses(group, factor, confidence) -> Finding:

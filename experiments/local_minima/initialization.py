@@ -247,14 +247,15 @@ def compare_starts(group, factor, confidence) -> Finding:
     A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low. One that
     ends high on its way somewhere bars support, and refutes nothing.
     """
-    rows = group.rows.assign(log_loss=np.log10(group.rows["after/train/loss"].clip(lower=1e-300)))
+    log_loss = np.log10(group.rows["after/train/loss"].clip(lower=1e-300))
+    rows = group.rows.assign(log_loss=log_loss, at_rest=ends_at_rest(group.rows))
     starts = dataclasses.replace(group, rows=rows).split("initialization")
     default = starts.pop("default", rows.iloc[:0])
     if not starts or not default["log_loss"].notna().any():
         return Finding(group.label, "no start was compared with default initialization")
     ratios = {name: paired_by_seed(rows, default, "log_loss", confidence) for name, rows in starts.items()}
     ends = [f"from default {default['after/train/loss'].mean():.3g}"]
-    rests = {name: stationary_runs(rows) for name, rows in starts.items()}
+    rests = {name: rows["at_rest"][rows["log_loss"].notna()] for name, rows in starts.items()}
     for name, ratio in ratios.items():
         mean = starts[name]["after/train/loss"].mean()
         ends.append(
@@ -276,12 +277,11 @@ def compare_starts(group, factor, confidence) -> Finding:
     )
 
 
-def stationary_runs(rows):
-    """[bool] of the runs of a start that did not diverge: did they end at a (nearly) stationary point?"""
-    columns = [f"after/{name}" for name in ("train/loss", "relative_gradient", "smallest_eigenvalue",
-                                            "largest_eigenvalue", "eigenvalues_converged")]  # fmt: skip
-    measured = rows.reindex(columns=columns).astype(float).dropna(subset=columns[:1])
-    return is_stationary(measured).to_numpy()
+def ends_at_rest(rows):
+    """[bool] of some runs: did they end at a (nearly) stationary point?  False where that was not measured."""
+    columns = [f"after/{name}" for name in ("relative_gradient", "smallest_eigenvalue", "largest_eigenvalue",
+                                            "eigenvalues_converged")]  # fmt: skip
+    return is_stationary({name: rows[name].to_numpy(float) if name in rows else np.nan for name in columns})
 
 
 def figures(results):

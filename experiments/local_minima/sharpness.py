@@ -25,6 +25,7 @@ from analysis.sharpness import adaptive_sharpness, sharpness
 from analysis.statistics import paired_difference, rank_correlation, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
@@ -354,8 +355,7 @@ def compare_batches(group, margin, factor, confidence) -> Finding:
 
 def same_loss(rows):
     """[bool] a row: do both networks have the same training loss?"""
-    losses = rows.reindex(columns=[f"{batch}/train/loss" for batch in BATCHES]).astype(float).clip(lower=1e-300)
-    small, large = np.log(losses.to_numpy().T)
+    small, large = (np.log(positive(rows, f"{batch}/train/loss")) for batch in BATCHES)
     return np.abs(large - small) <= math.log(TOLERANCE)
 
 
@@ -363,8 +363,7 @@ def compare_arm(rows, confidence):
     """(text, log10 ratio of Keskar's sharpness, difference of accuracies) of the rows of one arm, paired by seed."""
     ratios = {}
     for measure, name in SHARPNESS.items():
-        values = rows.reindex(columns=[f"{batch}/{measure}" for batch in BATCHES]).astype(float)
-        small, large = np.log10(values.clip(lower=1e-300)).to_numpy().T
+        small, large = (np.log10(positive(rows, f"{batch}/{measure}")) for batch in BATCHES)
         ratios[name] = paired_difference(large, small, confidence)
     worse = paired_difference(rows["small/test/accuracy"], rows["large/test/accuracy"], confidence)
     losses = [rows.get(f"{batch}/train/loss", np.array([np.nan])).mean() for batch in BATCHES]
@@ -389,9 +388,11 @@ def sweeps(results):
     found = []
     for group in results.groups(apart=SWEPT):
         rows = group.rows[same_loss(group.rows)]
+        if rows["config_id"].nunique() <= rows["seed"].nunique():
+            continue
         networks = pooled(rows)
         seeds = [part for _, part in networks.groupby("seed") if len(part) >= 4]
-        if rows["config_id"].nunique() <= rows["seed"].nunique() or not seeds:
+        if not seeds:
             continue
         correlations = {
             measure: np.array([rank_correlation(part[measure], part["accuracy"]).correlation for part in seeds])

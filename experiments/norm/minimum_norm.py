@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 from scipy.linalg import eigvalsh
 from scipy.spatial.distance import cdist, pdist
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
@@ -20,7 +20,7 @@ from analysis.arc_cosine import ORDERS, arc_cosine_kernel
 from analysis.infinite_width_kernels import ACTIVATIONS, limit_kernels
 from analysis.kernels import kernel_regression
 from analysis.ntk import empirical_ntk
-from analysis.statistics import RankCorrelation, rank_correlation
+from analysis.statistics import RankCorrelation, rank_correlation, spearman_p
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, Test, decide
 from judging.results import describe_network
@@ -277,9 +277,9 @@ def over_noise(rows, confidence) -> dict[str, RankCorrelation]:
     }  # fmt: skip
 
 
-def correlation_test(x, y, alternative) -> Test:
-    """Is Spearman's correlation of x and y [n] above 0 (`greater`) or below (`less`)?"""
-    return Test(float(stats.spearmanr(x, y, alternative=alternative).pvalue), len(x))
+def correlation_test(found, sign) -> Test:
+    """Is a RankCorrelation above 0 (sign 1), or below (sign -1)?"""
+    return Test(spearman_p(sign * found.correlation, found.n), found.n)
 
 
 def negligible_test(correlation, margin, n) -> Test:
@@ -343,10 +343,10 @@ def correlate(group, margin, confidence) -> Finding:
         group_name(group),
         text,
         supports=(
-            Statement("error rises with the norm", both(lambda name: correlation_test(norms[name], errors, "greater"))),
+            Statement("error rises with the norm", both(lambda name: correlation_test(found[name], 1))),
         ),
         refutes=(
-            Statement("error falls with the norm", both(lambda name: correlation_test(norms[name], errors, "less"))),
+            Statement("error falls with the norm", both(lambda name: correlation_test(found[name], -1))),
             Statement(
                 "correlated by less than the margin",
                 both(lambda name: negligible_test(found[name].correlation, margin, n)),

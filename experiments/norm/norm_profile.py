@@ -7,6 +7,7 @@ apart.
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -152,6 +153,7 @@ def compare_norms(group, margin, confidence) -> Finding:
     small = [m for m in means if ratio[m] < 1 - SETTLED]
     large = [*(m for m in means if m not in small), "none"]
 
+    @cache
     def gain(a, b):
         return paired_difference(accuracy[a], accuracy[b], confidence)
 

@@ -52,8 +52,9 @@ def slowdown(rows, reference, confidence=0.95) -> Interval:
     """Interval of the epochs to fit over those of `reference`, seed by seed, where both were fitted."""
     if not (count_fitted(rows) and count_fitted(reference)):
         return t_interval([])
-    a, b = (r.set_index("seed")["fitted_epoch"].astype(float) for r in (rows, reference))
-    return t_interval((a / b).dropna(), confidence)
+    a, b = (dict(zip(r["seed"], r["fitted_epoch"].astype(float))) for r in (rows, reference))
+    ratios = [a[seed] / b[seed] for seed in a if seed in b]
+    return t_interval([ratio for ratio in ratios if ratio == ratio], confidence)
 
 
 def trend_over_p(rows, values, confidence) -> Trend:

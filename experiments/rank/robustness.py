@@ -6,7 +6,7 @@ networks of one seed differ in nothing but the edit. Each network's attack is ch
 """
 import math
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -192,10 +192,10 @@ def weak_attacks(table):
     """
     if "attack/accuracy_strong" not in table:
         return np.ones(len(table), bool)
-    losses = table[list(LOSSES)].to_numpy(float)
+    losses = np.column_stack([table[name].to_numpy(float) for name in LOSSES])
     rises = losses[:, 1:] >= (1 - LOSS_TOLERANCE) * losses[:, :-1]  # False for what was not measured
-    gap = table["attack/accuracy"] - table["attack/accuracy_strong"]
-    return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE + ROUNDING).to_numpy())
+    gap = table["attack/accuracy"].to_numpy(float) - table["attack/accuracy_strong"].to_numpy(float)
+    return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE + ROUNDING))
 
 
 def warn_weak_attacks(table):
@@ -218,7 +218,8 @@ def warn_weak_attacks(table):
 
 def compare_edits(group, margin, confidence) -> Finding:
     """Every edit of a Group against the unedited network of its seed, and RankMin against random edits as large."""
-    edits = rank_edits.split_by_edit(group)
+    weak = weak_attacks(group.rows) & group.rows["robust/mean"].notna()
+    edits = rank_edits.split_by_edit(replace(group, rows=group.rows.assign(weak_attack=weak)))
     plain = [rows for _, edit, rows in edits if edit.edit == "none"]
     edited = [(name, edit, rows) for name, edit, rows in edits if edit.edit != "none"]
     if not plain or not edited:
@@ -249,7 +250,7 @@ def compare_edits(group, margin, confidence) -> Finding:
 
 def gains(rows, others, confidence) -> dict:
     """{kind: (gain in accuracy of some networks over others, paired by seed; further tests of what is said of it)}."""
-    sound = fact(not any(weak_attacks(some[some["robust/mean"].notna()]).any() for some in (rows, others)))
+    sound = fact(not (rows["weak_attack"].any() or others["weak_attack"].any()))
     return {
         "clean": (paired_by_seed(rows, others, "test/accuracy", confidence), ()),
         "robust": (paired_by_seed(rows, others, "robust/mean", confidence), (sound,)),

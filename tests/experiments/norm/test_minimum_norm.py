@@ -8,6 +8,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from analysis.arc_cosine import arc_cosine_kernel
+from analysis.statistics import rank_correlation
 from experiments.norm import minimum_norm
 from experiments.norm.minimum_norm import EXPERIMENT, Config
 from harness.grid import expand
@@ -202,14 +203,15 @@ def test_an_order_that_hangs_on_the_scale_of_the_kernels_decides_nothing(name):
 
 
 def test_the_test_of_a_correlation_is_spearmans():
-    y = np.random.default_rng(0).standard_normal(30)
-    found = minimum_norm.correlation_test(np.arange(30.0), y, "less")
+    x, y = np.arange(30.0), np.random.default_rng(0).standard_normal(30)
+    found = minimum_norm.correlation_test(rank_correlation(x, y), -1)
     resampled = stats.permutation_test(
         (y,), lambda y: stats.spearmanr(np.arange(30), y).statistic, permutation_type="pairings", n_resamples=2000,
         alternative="less", rng=1,
     )  # fmt: skip
     assert found.n == 30 and found.p_value == pytest.approx(resampled.pvalue, abs=0.05)
-    assert minimum_norm.correlation_test(np.arange(30.0), np.arange(30.0) ** 2, "greater").p_value < 1e-6
+    assert found.p_value == pytest.approx(stats.spearmanr(x, y, alternative="less").pvalue)
+    assert minimum_norm.correlation_test(rank_correlation(x, x**2), 1).p_value < 1e-6
 
 
 def test_a_correlation_below_the_margin_refutes_with_kernels_enough():
