@@ -17,16 +17,21 @@ Berger 1982), so it needs no correction for their number. `decide` does the rest
   refutes. It is then refuted: there is an effect, but none worth having.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from scipy import special
 
 from analysis.statistics import one_sided_p
-from judging.looks import ERROR
+from judging.looks import ERROR, Look
 from judging.power import MAX_SEEDS, seeds_needed
 from judging.replicates import describe_replicates
 from judging.verdict import Verdict
 from judging.wording import list_words
+
+if TYPE_CHECKING:
+    from judging.results import Results  # which imports Keras
 
 MIN_SEEDS = 3  # of any t-test: two values have no spread to speak of
 ROUNDING = 1e-12  # of the mean: a spread below it is none, as one_sided_p has it
@@ -56,7 +61,7 @@ class Test:
         return self.n == 0 and not math.isnan(self.p_value)
 
 
-def above(estimate, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
+def above(estimate: Any, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
     """Does the mean over seeds lie above the bound?  estimate: anything with mean, std and n, as t_interval gives.
 
     error: standard deviation that the value of one seed has by itself, such as that of an accuracy on few images. A few
@@ -69,12 +74,12 @@ def above(estimate, bound: float = 0.0, error: float = 0.0, *, single: bool = Fa
     return _t_test(estimate, bound, error, single, above=True)
 
 
-def below(estimate, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
+def below(estimate: Any, bound: float = 0.0, error: float = 0.0, *, single: bool = False) -> Test:
     """Does the mean over seeds lie below the bound?"""
     return _t_test(estimate, bound, error, single, above=False)
 
 
-def within(estimate, low: float, high: float, error: float = 0.0) -> tuple:
+def within(estimate: Any, low: float, high: float, error: float = 0.0) -> tuple[Test, Test]:
     """Does the mean over seeds lie between two bounds?  Two one-sided tests (Schuirmann 1987)."""
     return above(estimate, low, error), below(estimate, high, error)
 
@@ -130,7 +135,7 @@ class Finding:
         return min([1.0, *(len(self.supports) * statement.p_value for statement in self.supports)])
 
 
-def holm(p_values, level: float) -> list:
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
     """[bool]: which hypotheses Holm's step-down procedure rejects, with family-wise error `level`."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     rejected = [False] * len(p_values)
@@ -141,7 +146,7 @@ def holm(p_values, level: float) -> list:
     return rejected
 
 
-def hochberg(p_values, level: float) -> list:
+def hochberg(p_values: Sequence[float], level: float) -> list[bool]:
     """[bool]: which hypotheses Hochberg's step-up procedure rejects; all of them where all p-values are <= level."""
     order = sorted(range(len(p_values)), key=lambda i: -p_values[i])
     for rank, i in enumerate(order):
@@ -150,7 +155,9 @@ def hochberg(p_values, level: float) -> list:
     return [False] * len(p_values)
 
 
-def decide(results, findings, test: str, *, notes: str = "", opening: str = "") -> Verdict:
+def decide(
+    results: "Results", findings: Sequence[Finding], test: str, *, notes: str = "", opening: str = ""
+) -> Verdict:
     """The Verdict on the findings of all groups; see the module's text for the procedure.
 
     results: judging.results.Results, for its look and what a seed costs.  test: the experiment's rule in words.
@@ -185,7 +192,9 @@ def decide(results, findings, test: str, *, notes: str = "", opening: str = "") 
     )
 
 
-def deciding_group(findings, outcome, outcomes, refuted):
+def deciding_group(
+    findings: Sequence[Finding], outcome: str, outcomes: Sequence[str], refuted: dict[int, list[Statement]]
+) -> int:
     """Which group a verdict hangs on: the most clearly refuted one; the least clearly supported one, as all are needed;
     of undecided ones that which is furthest from support.
     """
@@ -194,7 +203,7 @@ def deciding_group(findings, outcome, outcomes, refuted):
     return max((i for i, one in enumerate(outcomes) if one == outcome), key=lambda i: findings[i].support_p)
 
 
-def describe(finding, outcome, refuting):
+def describe(finding: Finding, outcome: str, refuting: list[Statement] | None) -> str:
     """`mlp, depth 1 (supported: falls with width): 0.4 [0.1, 0.7] over 6 seeds`."""
     says = outcome
     if refuting:
@@ -206,7 +215,7 @@ def describe(finding, outcome, refuting):
     return f"{finding.label} ({says}): {finding.text}" if finding.label else f"({says}) {finding.text}"
 
 
-def describe_family(look, findings):
+def describe_family(look: Look, findings: Sequence[Finding]) -> str:
     """What the error budget is shared out over, and what the intervals mean."""
     refuting = [statement for finding in findings for statement in finding.refutes]
     level = 100 * ERROR / 2 * look.share
@@ -240,7 +249,7 @@ def _statements(findings):
     return [statement for finding in findings for statement in (*finding.supports, *finding.refutes)]
 
 
-def find_seeds_needed(results, findings):
+def find_seeds_needed(results: "Results", findings: Sequence[Finding]) -> int | None:
     """The least number of seeds that would decide, either way, at the effects and spreads seen.
 
     None where no number within reason would, or seeds are not what is needed.
@@ -276,7 +285,7 @@ def _needed(statements, level, seeds):
     return needed if needed <= MAX_SEEDS else None
 
 
-def describe_need(results, findings, needed):
+def describe_need(results: "Results", findings: Sequence[Finding], needed: int | None) -> str:
     """`About 14 seeds would decide ..`, with the time that they take."""
     seeds = results.seeds
     tests = [test for statement in _statements(findings) for test in statement.tests if not test.is_fact]
@@ -293,7 +302,7 @@ def describe_need(results, findings, needed):
     return f"About {needed} seeds would decide (80 % power at the effect and spread seen, both uncertain){time}."
 
 
-def format_seconds(seconds):
+def format_seconds(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
     if seconds < 100:
         return f"{math.ceil(seconds)} s"

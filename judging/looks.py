@@ -13,6 +13,7 @@ for one normal statistic at a time and err more often than promised with t stati
 are valid at any time (Wang & Ramdas 2023), which need more seeds at these sizes.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ERROR = 0.05  # the whole budget: a decided verdict is wrong with at most this probability
@@ -57,7 +58,7 @@ class Trial:
     a plan get their shares when the plan begins, so that an interrupted trial goes on with the same ones.
     """
 
-    def __init__(self, entries=None):
+    def __init__(self, entries: dict[str, dict] | None = None):
         self.entries = dict(entries or {})
 
     @property
@@ -65,7 +66,7 @@ class Trial:
         """The share of the budget that no look has."""
         return max(0.0, 1 - sum(entry["share"] for entry in self.entries.values()))
 
-    def plan(self, keys, sizes):
+    def plan(self, keys: Sequence[str], sizes: Sequence[int]) -> None:
         """Give every look of a plan its share; one that has a share already keeps it.
 
         keys: what tells the looks apart.  sizes: their numbers of seeds, ascending.
@@ -80,7 +81,7 @@ class Trial:
             entry = {"seeds": size, "share": budget * step / whole, "planned": first, "judged": None}
             self.entries[key] = entry
 
-    def take(self, key, sizes=()) -> Look:
+    def take(self, key: str, sizes: Sequence[int] = ()) -> Look:
         """The Look of this key, counted when it is taken for the first time; sizes: those of its plan."""
         entry = self.entries[key]
         if entry["judged"] is None:

@@ -1,12 +1,17 @@
 """What do the seeds of some results resample?  A verdict over seeds speaks of that, and of nothing that they share."""
+from typing import TYPE_CHECKING
+
 from judging.wording import list_words
 from training.data import TFDS_SIZES
+
+if TYPE_CHECKING:
+    from judging.results import Results  # which imports Keras
 
 DATA_FIELDS = ("dataset", "train_size", "test_size", "resample")
 SETTINGS = ("model", "augment", "label_noise", "pixel_noise")
 
 
-def describe_replicates(results) -> str:
+def describe_replicates(results: "Results") -> str:
     """` Seeds resample ..`: a sentence on what every seed of the results draws anew, and which data all of them share.
 
     Empty for a table without data fields, which no experiment's own results are.
@@ -36,7 +41,7 @@ def describe_replicates(results) -> str:
     return f" Seeds resample {list_words(drawn) or 'nothing'}{scope}."
 
 
-def data_parts(dataset, train_size, test_size, resample):
+def data_parts(dataset: str, train_size: int, test_size: int, resample: bool) -> tuple[list[str], list[str]]:
     """([what of the data a seed draws], [what all seeds share]), in words."""
     if dataset == "digits":
         return ["the split of digits into training and test set"], []

@@ -9,13 +9,15 @@ Where widths are compared the files of one family are one group, as the widths o
 """
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import paired_difference
+from analysis.statistics import PairedDifference, paired_difference
 from judging.looks import ERROR, Look
 from judging.wording import field_label, field_text, is_missing, short_name
 from models import NetworkConfig, default_width
@@ -35,19 +37,19 @@ class Group:
     rows: pd.DataFrame
 
     @property
-    def first(self):
+    def first(self) -> pd.Series:
         """The group's first row: every field that is not compared has this value in all of them."""
         return self.rows.iloc[0]
 
     @cached_property
-    def widths(self):
+    def widths(self) -> pd.Series:
         """The width of every row's network, a Series; NaN where a stored model has no hidden layer."""
         networks = zip(self.rows["model"], self.rows["width"])
         widths = [actual_width({"model": model, "width": width}) for model, width in networks]
         return pd.Series(widths, self.rows.index, dtype=float)
 
     @cached_property
-    def by_width(self):
+    def by_width(self) -> dict[int, pd.DataFrame]:
         """{width: rows}, ascending; a seed once at each, as a width that is given may be the model's default too."""
         positions = {}
         for position, (width, seed) in enumerate(zip(self.widths.tolist(), self.rows[REPLICATE].tolist())):
@@ -55,12 +57,12 @@ class Group:
                 positions.setdefault(int(width), {}).setdefault(seed, position)
         return {width: self.rows.iloc[list(found.values())] for width, found in sorted(positions.items())}
 
-    def keys(self, *fields):
+    def keys(self, *fields: str) -> list[tuple]:
         """[values of the fields] of every row, a tuple each; what is missing is None."""
         rows = zip(*(self.rows[name] for name in fields))
         return [tuple(None if is_missing(value) else value for value in values) for values in rows]
 
-    def split(self, *fields):
+    def split(self, *fields: str) -> dict[Any, pd.DataFrame]:
         """{values of the fields: rows} in the table's order; one field's values are the keys themselves."""
         keys = {}
         for position, key in enumerate(self.keys(*fields)):
@@ -87,7 +89,7 @@ class Results:
     margins: dict = field(default_factory=dict)
 
     @property
-    def confidence(self):
+    def confidence(self) -> float:
         """The level of single intervals that agrees with the look's share of the error budget: 0.95 for all of it.
 
         Below 1 also where so many looks were taken that nothing is left.
@@ -95,11 +97,11 @@ class Results:
         return 1 - max(ERROR * self.look.share, 1e-9)
 
     @property
-    def seeds(self):
+    def seeds(self) -> int:
         """How many seeds there are."""
         return len(set(self.table[REPLICATE].tolist()))
 
-    def groups(self, apart=None):
+    def groups(self, apart: Iterable[str] | None = None) -> list[Group]:
         """[Group] in the table's order: rows that differ in nothing but the fields `apart` and the seed.
 
         apart: names of fields; the experiment's own when None, and () for one group per config but its seed.
@@ -115,21 +117,21 @@ class Results:
         labels = _labels([table.iloc[found[0]] for found in positions.values()], fields, varying)
         return [Group(label, self.table.iloc[found]) for label, found in zip(labels, positions.values())]
 
-    def measured(self, *columns):
+    def measured(self, *columns: str) -> "Results":
         """These results without the rows that lack one of the columns, as those of diverged runs do."""
         if not all(name in self.table for name in columns):
             return replace(self, table=self.table.iloc[:0])
         found = np.logical_and.reduce([self.table[name].notna() for name in columns])
         return self if found.all() else replace(self, table=self.table[found])
 
-    def over(self, **values):
+    def over(self, **values: Any) -> pd.DataFrame:
         """The rows of the table whose fields have the given values."""
         chosen = self.table
         for name, value in values.items():
             chosen = chosen.loc[[v == value for v in chosen[name]]]  # value by value: a tuple is one of them
         return chosen
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
 
@@ -172,7 +174,7 @@ def _label(row, fields, varying):
     return ", ".join(filter(None, parts))
 
 
-def describe_network(row, fields=NETWORK_FIELDS):
+def describe_network(row: pd.Series | dict, fields: Iterable[str] = NETWORK_FIELDS) -> str:
     """`mlp, depth 3, width 64` or `resnet, no skip`: a row's network, as far as the given fields say."""
     parts = [short_name(row["model"])] if "model" in fields and "model" in row else []
     known = {name: row[name] for name in NETWORK_FIELDS if name in fields and name in row}
@@ -189,20 +191,20 @@ def describe_network(row, fields=NETWORK_FIELDS):
     return ", ".join(parts)
 
 
-def actual_width(row):
+def actual_width(row: pd.Series | dict) -> int | None:
     """The width of a row's network, its model's default where none was given; None for a file without hidden layers."""
     if not is_missing(row["width"]):
         return int(row["width"])
     return None if row["model"].endswith(".keras") else default_width(row["model"])
 
 
-def positive(rows, column):
+def positive(rows: pd.DataFrame, column: str) -> np.ndarray:
     """A column's values, [rows], kept above 0 for the sake of their logarithms; nan where it was not measured."""
     values = rows[column].to_numpy(float) if column in rows else np.full(len(rows), np.nan)
     return np.maximum(values, 1e-300)
 
 
-def paired_by_seed(a, b, column, level=0.95):
+def paired_by_seed(a: pd.DataFrame, b: pd.DataFrame, column: str, level: float = 0.95) -> PairedDifference:
     """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
     a, b = (dict(zip(rows[REPLICATE].tolist(), rows.get(column, [np.nan] * len(rows)))) for rows in (a, b))
     shared = [seed for seed in a if seed in b]

@@ -1,10 +1,14 @@
 """How a measure moves with the width of a network, or along another axis, over seeds; and how a verdict says it."""
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+import pandas as pd
 
-from analysis.statistics import monotone_trend
+from analysis.statistics import Trend, monotone_trend
+from judging.results import Group
 
 
-def width_trend(group, measure, *, power_law=False, level=0.95):
+def width_trend(group: Group, measure: str, *, power_law: bool = False, level: float = 0.95) -> Trend | None:
     """statistics.Trend of a measure with the width over a Group's seeds; None for a stored model without hidden layers.
 
     power_law: of the measure's log2, so that the slope is the exponent of the width.
@@ -16,12 +20,14 @@ def width_trend(group, measure, *, power_law=False, level=0.95):
     return trend_over(np.repeat(list(parts), list(map(len, parts.values()))), values, seeds, power_law, level)
 
 
-def axis_trend(rows, axis, measure, *, power_law=False, level=0.95):
+def axis_trend(rows: pd.DataFrame, axis: str, measure: str, *, power_law: bool = False, level: float = 0.95) -> Trend:
     """statistics.Trend of a measure along the column `axis`, whose values must be > 0, over the rows' seeds."""
     return trend_over(rows[axis], rows[measure], rows["seed"], power_law, level)
 
 
-def trend_over(levels, values, seeds, power_law, level):
+def trend_over(
+    levels: Iterable[float], values: Iterable[float], seeds: Iterable[int], power_law: bool, level: float
+) -> Trend:
     """statistics.monotone_trend of values, or of those that have a log2."""
     values = np.asarray(values, float)
     if power_law:
@@ -29,7 +35,7 @@ def trend_over(levels, values, seeds, power_law, level):
     return monotone_trend(levels, values, seeds, level)
 
 
-def why_no_trend(groups):
+def why_no_trend(groups: Sequence[Group]) -> str:
     """Why no trend with width can be judged in any of these groups."""
     if all(group.widths.isna().all() for group in groups):
         return "A stored model without hidden layers has no width to vary, so this is measured and not judged"
@@ -43,7 +49,7 @@ def why_no_trend(groups):
     return "One width shows no trend: run several widths"
 
 
-def format_trend(trend, *, power_law=False):
+def format_trend(trend: Trend, *, power_law: bool = False) -> str:
     """`increasing (slope 0.1 [0.05, 0.15] per doubling, 3 seeds)`, or `width^0.1 [0.05, 0.15]`."""
     slope = trend.slope
     if not slope.n:

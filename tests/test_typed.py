@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("analysis", "models", "training", "reporting", "harness")
+ROOMS = ("analysis", "models", "training", "judging", "reporting", "harness")
 MAKERS = ("__init__", "__post_init__")  # they return nothing
 
 
