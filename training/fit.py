@@ -30,6 +30,12 @@ STRATEGIES = ("single", "mirrored")
 HISTOGRAMS = 3  # weight histograms per training run: enough to see a movement, few enough for a grid of 200
 
 
+def check_decay_epochs(name: str, epochs: tuple[int, ...]) -> None:
+    """ValueError, with the field's name, unless epochs of a decaying learning rate are positive and increasing."""
+    if list(epochs) != sorted(set(epochs)) or min(epochs, default=1) < 1:
+        raise ValueError(f"{name} must be positive and increasing, got {epochs}")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained: SGD with momentum, a step schedule and a regularizer of the norm."""
@@ -69,8 +75,7 @@ class TrainingConfig:
             raise ValueError(f"coefficient {self.coefficient} needs a regularizer: weight_decay or norm_bias")
         if self.norm_target and self.regularizer != "norm_bias":
             raise ValueError(f"norm_target {self.norm_target} needs regularizer norm_bias, got {self.regularizer!r}")
-        if list(self.decay_epochs) != sorted(set(self.decay_epochs)) or min(self.decay_epochs, default=1) < 1:
-            raise ValueError(f"decay_epochs must be positive and increasing, got {self.decay_epochs}")
+        check_decay_epochs("decay_epochs", self.decay_epochs)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from analysis.parameters import get_parameters
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact
-from judging.results import paired_by_seed
+from judging.results import paired_by_seed, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
@@ -247,7 +247,7 @@ def compare_starts(group, factor, confidence) -> Finding:
     A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low. One that
     ends high on its way somewhere bars support, and refutes nothing.
     """
-    log_loss = np.log10(group.rows["after/train/loss"].clip(lower=1e-300))
+    log_loss = np.log10(positive(group.rows, "after/train/loss"))
     rows = group.rows.assign(log_loss=log_loss, at_rest=ends_at_rest(group.rows))
     starts = dataclasses.replace(group, rows=rows).split("initialization")
     default = starts.pop("default", rows.iloc[:0])

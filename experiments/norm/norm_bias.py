@@ -22,7 +22,7 @@ from experiments.norm.norm_measures import (
 )
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import paired_by_seed
+from judging.results import paired_by_seed, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_points
 from models import NetworkConfig
@@ -255,7 +255,7 @@ def describe_tuning(group) -> str:
 
 def with_log_norm(rows):
     """The rows with the log10 of their squared norm, as norms are compared by ratios."""
-    return rows.assign(**{"norm/log10": np.log10(np.maximum(rows.get("norm/all", np.nan), 1e-300))})
+    return rows.assign(**{"norm/log10": np.log10(positive(rows, "norm/all"))})
 
 
 def describe(settings, pairs, gain) -> str:

@@ -11,7 +11,6 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import scipy.linalg
 from scipy.optimize import brentq
 
@@ -21,10 +20,11 @@ from analysis.kernels import kernel_drift, kernel_regression, label_alignment, t
 from analysis.linearized_training import linearized_predictions
 from analysis.ntk import empirical_ntk
 from analysis.parameters import get_parameters
-from analysis.statistics import paired_difference, t_interval
+from analysis.statistics import t_interval
 from experiments.ntk.limit_conditions import check_kernel_size
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_interval, format_points
 from models import DTYPES, NetworkConfig
@@ -195,7 +195,7 @@ def judge(results):
 
 def find_group(group, margin, level, confidence) -> Finding:
     """What the scales of one Group gain over its largest one."""
-    scales = {alpha: rows.set_index("seed") for alpha, rows in sorted(group.split("alpha").items())}
+    scales = dict(sorted(group.split("alpha").items()))
     fitted = {alpha: rows[rows["fitted"].astype(bool)] for alpha, rows in scales.items()}
     left_out = describe_left_out(scales, fitted)
     fitted = {alpha: rows for alpha, rows in fitted.items() if len(rows)}
@@ -203,7 +203,9 @@ def find_group(group, margin, level, confidence) -> Finding:
     compared = {alpha: rows for alpha, rows in fitted.items() if alpha <= OWN and alpha != largest}
     if largest not in fitted or not compared:
         return Finding(group.label, f"no scale of at most {OWN:g} to compare with a larger one{left_out}")
-    gains = {alpha: gain_over(rows, fitted[largest], confidence) for alpha, rows in compared.items()}
+    gains = {
+        alpha: paired_by_seed(rows, fitted[largest], "test/accuracy", confidence) for alpha, rows in compared.items()
+    }
     text = describe_scales(largest, fitted[largest], gains, confidence)
     if why := why_not_judged(fitted[largest], compared, level):
         return Finding(group.label, f"{text}{why}, so that nothing is judged{left_out}")
@@ -230,12 +232,6 @@ def describe_left_out(scales, fitted):
         f"; at alpha {alpha:g} {n} of {len(scales[alpha])} runs did not reach the training loss"
         for alpha, n in missing.items() if n
     )  # fmt: skip
-
-
-def gain_over(rows, lazy, confidence):
-    """statistics.PairedDifference of the test accuracy, over the seeds that both have."""
-    both = pd.concat([rows["test/accuracy"], lazy["test/accuracy"]], axis=1, join="inner").astype(float)
-    return paired_difference(both.iloc[:, 0], both.iloc[:, 1], confidence)
 
 
 def describe_scales(largest, lazy, gains, confidence):

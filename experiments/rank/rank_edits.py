@@ -30,7 +30,7 @@ from experiments.rank.layer_spectra import thin_out
 from judging.results import Group, describe_network
 from judging.wording import field_label, field_text
 from training.attacks import NORMS, AdversarialModel, AttackConfig
-from training.fit import History, TrainingConfig, build_network, fit, scope
+from training.fit import History, TrainingConfig, build_network, check_decay_epochs, fit, scope
 
 EDITS = ("none", "rank_min", "rank_max", "random")
 LEVELS = {"rank_min": "rank_cut", "rank_max": "rank_cap", "random": "rank_cut"}  # the field that each edit uses
@@ -114,9 +114,7 @@ class EditConfig:
             raise ValueError(
                 f"finetune_learning_rate must be a finite number >= 0, got {self.finetune_learning_rate:g}"
             )
-        decays = self.finetune_decay_epochs
-        if list(decays) != sorted(set(decays)) or min(decays, default=1) < 1:
-            raise ValueError(f"finetune_decay_epochs must be positive and increasing, got {decays}")
+        check_decay_epochs("finetune_decay_epochs", self.finetune_decay_epochs)
         outside = [e for e in self.edit_epochs if not 1 <= e <= self.finetune_epochs]
         if self.edit != "none" and (outside or not self.edit_epochs):
             raise ValueError(

@@ -32,7 +32,8 @@ def test_presets_span_valid_grids_of_several_seeds(path, capsys):
     experiment = run_local_minima.EXPERIMENTS[values.experiment]
     given = {name: values[name].value for name in experiment.fields if values[name].value is not None}
     configs, _ = grid.expand(experiment, given)
-    assert len({config.seed for config in configs}) >= 3
+    least = 3 if values.experiment == "edge_of_stability" else 5  # five minutes a config
+    assert len({config.seed for config in configs}) >= least
     for config in configs:
         shape = SHAPES.get(config.data.dataset, (32, 32, 3))
         validate(config.network, shape, 10)
