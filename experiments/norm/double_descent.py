@@ -4,27 +4,33 @@ Belkin, Hsu, Ma & Mandal 2019 (1812.11118, figures 1 and 2): as a model widens t
 interpolation threshold, at which its n k numbers can just be fitted (n images, k outputs), and falls again beyond. With
 train=false the first layers stay as they start and the last one is the least-squares solution of minimum norm: random
 features, exact in float64, with the threshold at a width of n. With train=true all layers are trained by SGD (Nakkiran
-et al. 2020, 1912.02292). Beside it ridge regression with its penalty chosen by leave-one-out, which is said to remove
-the peak (Nakkiran et al. 2021, 2003.01897).
+et al. 2020, 1912.02292), and their test loss is drawn over epochs, too. One width and several numbers of images ask the
+same along the images: more of them hurt up to the threshold (their section 7). Beside it ridge regression with its
+penalty chosen by leave-one-out, which is said to remove the peak (Nakkiran et al. 2021, 2003.01897).
 """
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate_splits, score
 from analysis.features import penultimate_features
 from analysis.minimum_norm import minimum_norm_solution, ridge_solution
 from analysis.parameters import get_parameters
-from analysis.statistics import t_interval
+from analysis.statistics import Interval, t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import paired_by_seed
+from judging.results import Group, Results, paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 
 CLAIM = Claim(
@@ -37,9 +43,9 @@ GRID = {
     "seed": [0, 1, 2],
 }
 PENALTIES = np.logspace(-8, 4, 49)  # of ridge regression, times the mean squared length of a feature vector
-NEAR = 1.25  # a width whose capacity is within this factor of the threshold stands for it
+NEAR = 1.25  # a capacity within this factor of the threshold stands for it
 BEFORE = 0.25  # the peak is compared with this share of the threshold's capacity, within a factor of 2
-WIDE = 4  # and with the widest network, whose capacity must be this many times the threshold's
+BEYOND = 4  # and with the largest capacity, which must be this many times the threshold's
 COLUMNS = {
     "capacity": "capacity / interpolation threshold",
     **evaluation_columns(),
@@ -63,14 +69,14 @@ class Config:
     )
     seed: int = seed_field("weights of the first layers")
 
-    def validate(self):
+    def validate(self) -> None:
         if self.training.loss != "squared":
             raise ValueError(f"the threshold is that of the squared loss, got loss {self.training.loss!r}")
         if self.data.augment and not self.train:
             raise ValueError("an exact solution has one training set: augment must be false")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Loss and accuracy of one width, and its capacity in units of the interpolation threshold."""
     model = build_network(config, data)
     if not config.train:
@@ -86,7 +92,7 @@ def measure(config, data, run):
     }
 
 
-def solve_last_layer(model, data):
+def solve_last_layer(model: keras.Model, data: Data) -> dict[str, float]:
     """Measures of the minimum-norm and the ridge solution of the model's last layer, without a bias."""
     train, test = (penultimate_features(model, x) for x in (data.x_train, data.x_test))
     weights, rank = minimum_norm_solution(train, data.y_train)
@@ -110,55 +116,66 @@ def solve_last_layer(model, data):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does the test loss rise towards the interpolation threshold, and fall beyond it?"""
     factor = results.margins["margin_factor"]
     test = (
-        "Over seeds: paired t-tests of the log10 test loss at the width whose capacity is nearest to the interpolation "
-        f"threshold (within a factor of {NEAR:g}), minus that at the width nearest to {BEFORE:g} of it, and minus that "
-        f"of the widest network (at least {WIDE} times it): widths that do not depend on the losses. Supported where "
-        f"both are above 0; refuted where one is below a factor of {factor:g}."
+        "Over seeds: paired t-tests of the log10 test loss at the capacity nearest to the interpolation threshold "
+        f"(within a factor of {NEAR:g}), minus that at the capacity nearest to {BEFORE:g} of it, and minus that at the "
+        f"largest (at least {BEYOND} times it): capacities are those of the widths, or of the numbers of images where "
+        "there is one width, and do not depend on the losses. Supported where both are above 0; refuted where one is "
+        f"below a factor of {factor:g}."
     )
     results = results.measured("capacity", "test/loss")
     if not len(results):
         return Verdict("undecided", "Every network diverged.", test)
-    return decide(results, [find_group(group, factor, results.confidence) for group in results.groups()], test)
+    found = [find_group(label, levels, factor, results.confidence) for label, levels in compared_levels(results)]
+    return decide(results, found, test)
 
 
-def chosen_widths(group):
-    """{"before", "threshold", "widest": rows at that width} of one Group; None where there is none for one of them."""
-    widths = {float(rows["capacity"].iloc[0]): rows for rows in group.by_width.values()}
+def compared_levels(results: Results) -> list[tuple[str, dict[float, pd.DataFrame]]]:
+    """[(label, {capacity: rows, a seed once})] of every group: along widths, or images where all have one width."""
+    if results.table["width"].nunique() == 1 < results.table["train_size"].nunique():
+        groups = [(group.label, group.split("train_size")) for group in results.groups(apart=("train_size",))]
+    else:
+        groups = [(group.label, group.by_width) for group in results.groups()]
+    return [
+        (label, dict(sorted((float(rows["capacity"].iloc[0]), rows) for rows in levels.values())))
+        for label, levels in groups
+    ]
+
+
+def choose_levels(levels: dict[float, pd.DataFrame]) -> dict[str, pd.DataFrame] | None:
+    """{"before", "threshold", "beyond": rows at that capacity} of {capacity: rows}; None where one has no level."""
 
     def nearest(target, within):
-        capacity = min(widths, key=lambda value: abs(np.log(value / target)))
-        return widths[capacity] if max(capacity / target, target / capacity) <= within else None
+        capacity = min(levels, key=lambda value: abs(np.log(value / target)))
+        return levels[capacity] if max(capacity / target, target / capacity) <= within else None
 
-    if not widths:
+    if not levels or max(levels) < BEYOND:
         return None
-    chosen = {"before": nearest(BEFORE, 2), "threshold": nearest(1, NEAR)}
-    chosen["widest"] = widths[max(widths)] if max(widths) >= WIDE else None
+    chosen = {"before": nearest(BEFORE, 2), "threshold": nearest(1, NEAR), "beyond": levels[max(levels)]}
     return None if any(rows is None for rows in chosen.values()) else chosen
 
 
-def find_group(group, factor, confidence) -> Finding:
-    """The test loss at the threshold of one Group, against a narrower and the widest network."""
-    chosen = chosen_widths(group)
+def find_group(label: str, levels: dict[float, pd.DataFrame], factor: float, confidence: float) -> Finding:
+    """The test loss at the threshold, against a smaller capacity and the largest of {capacity: rows}."""
+    chosen = choose_levels(levels)
     if chosen is None:
         return Finding(
-            group.label,
-            f"no widths at {BEFORE:g}, 1 and at least {WIDE} times the capacity that interpolates: nothing to compare",
+            label, f"no capacities of {BEFORE:g}, 1 and at least {BEYOND} times the threshold: nothing to compare"
         )
     losses = {name: rows.assign(log_loss=np.log10(rows["test/loss"])) for name, rows in chosen.items()}
     rise, descent = (
-        paired_by_seed(losses["threshold"], losses[name], "log_loss", confidence) for name in ("before", "widest")
+        paired_by_seed(losses["threshold"], losses[name], "log_loss", confidence) for name in ("before", "beyond")
     )
     margin = np.log10(factor)
     at = {name: f"{rows['capacity'].iloc[0]:.2g}" for name, rows in chosen.items()}
     ridge = describe_ridge(chosen, confidence)
     return Finding(
-        group.label,
+        label,
         f"test loss at {at['threshold']} times the threshold {format_factor(rise)} times that at {at['before']}, and "
-        f"{format_factor(descent)} times that at {at['widest']}, over {rise.n} seeds{ridge}",
+        f"{format_factor(descent)} times that at {at['beyond']}, over {rise.n} seeds{ridge}",
         supports=(Statement("a peak at the threshold and a second descent", (above(rise), above(descent))),),
         refutes=(
             Statement("no rise towards the threshold", (below(rise, margin),)),
@@ -167,44 +184,76 @@ def find_group(group, factor, confidence) -> Finding:
     )
 
 
-def describe_ridge(chosen, confidence):
+def describe_ridge(chosen: dict[str, pd.DataFrame], confidence: float) -> str:
     """What is left of the peak with ridge regression; '' where it was not solved."""
     rows = chosen["threshold"]
     if "ridge/test/loss" not in rows or rows["ridge/test/loss"].isna().all():
         return ""
     logs = {name: part.assign(log_loss=np.log10(part["ridge/test/loss"])) for name, part in chosen.items()}
-    left = paired_by_seed(logs["threshold"], logs["widest"], "log_loss", confidence)
+    left = paired_by_seed(logs["threshold"], logs["beyond"], "log_loss", confidence)
     return f" (with ridge regression {format_factor(left)} times)"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
+    """Losses and test accuracy over capacity, and over epochs where networks were trained by SGD."""
+    drawn = {}
+    levels = [(label, found) for label, found in compared_levels(results.measured("capacity", "test/loss")) if found]
+    if levels:
+        drawn["double_descent"] = draw_capacities(levels)
+    trained = [(group.label, histories_by_width(results, group)) for group in results.groups()]
+    if trained := [(label, histories) for label, histories in trained if histories]:
+        drawn["epochs"] = draw_epochs(trained)
+    return drawn
+
+
+def draw_capacities(groups: list[tuple[str, dict[float, pd.DataFrame]]]) -> Figure:
     """Test loss, training loss and test accuracy over capacity, minimum norm and ridge; the threshold is a line."""
-    groups = [group for group in results.measured("capacity", "test/loss").groups() if group.by_width]
-    if not groups:
-        return {}
     figure, axes = plots.new(1, 3, width=4.4, height=3.8)
     panels = (("test/loss", "test loss"), ("train/loss", "training loss"), ("test/accuracy", "test accuracy"))
     for axis, (column, label) in zip(axes.flat, panels):
         looks = plots.styles()
-        for group in groups:
+        for group, levels in groups:
             for prefix, suffix in (("", ""), ("ridge/", ", ridge")):
-                rows = [part for part in group.by_width.values() if f"{prefix}{column}" in part]
-                rows = [part for part in rows if part[f"{prefix}{column}"].notna().any()]
+                name = f"{prefix}{column}"
+                rows = {c: part[name].dropna() for c, part in levels.items() if name in part}
+                rows = {c: np.maximum(values, 1e-30) for c, values in rows.items() if len(values)}
                 if rows:
-                    values = [np.maximum(part[f"{prefix}{column}"].dropna(), 1e-30) for part in rows]
-                    capacities = [part["capacity"].iloc[0] for part in rows]
-                    plots.interval_line(axis, capacities, intervals(column, values), label=group.label + suffix,
+                    plots.interval_line(axis, list(rows), intervals(column, rows.values()), label=group + suffix,
                                         **next(looks))  # fmt: skip
         axis.axvline(1, color="0.5", linewidth=0.8, linestyle=":")
-        axis.set(xlabel="capacity / interpolation threshold", ylabel=label, xscale="log")
+        axis.set(xlabel="capacity / interpolation threshold", ylabel=label)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
         if column != "test/accuracy":
             axis.set_yscale("log")
     axes[0, 1].set_ylim(1e-8, 1)  # what is fitted exactly lies below
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return {"double_descent": figure}
+    return figure
 
 
-def intervals(column, values):
+def histories_by_width(results: Results, group: Group) -> dict[int, pd.DataFrame]:
+    """{width: every epoch with a test loss, of all seeds} of the group's networks that SGD trained."""
+    found = {}
+    for width, rows in group.by_width.items():
+        known = [results.histories[name] for name in rows["config_id"] if len(results.histories.get(name, ()))]
+        if known:
+            found[width] = pd.concat(known).dropna(subset=["test/loss"])
+    return found
+
+
+def draw_epochs(groups: list[tuple[str, dict[int, pd.DataFrame]]]) -> Figure:
+    """Test loss over epochs, a panel a group and a line a width: means over seeds."""
+    figure, axes = plots.panel_grid(len(groups), width=5.2, height=3.8)
+    for axis, (label, histories) in zip(axes, groups):
+        for (width, history), look in zip(histories.items(), plots.styles()):
+            losses = history.groupby("epoch")["test/loss"].mean()
+            axis.plot(losses.index, losses, label=f"width {width}", markersize=4, **look)
+        axis.set(title=label, xlabel="epoch", ylabel="test loss (mean over seeds)", xscale="log")
+        axis.legend()
+    return figure
+
+
+def intervals(column: str, values: Iterable[pd.Series]) -> list[Interval]:
     """t-intervals over seeds at each width; of a loss those of its logarithm, so that none is below 0."""
     if not column.endswith("loss"):
         return [t_interval(v) for v in values]

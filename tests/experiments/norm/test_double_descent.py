@@ -41,6 +41,28 @@ def test_judge():
     assert judged(EXPERIMENT, [{**rows(1, 1, 1)[0], "capacity": np.nan, "test/loss": np.nan}]).outcome == "undecided"
 
 
+def along_images(losses, sizes=(800, 200, 50), **fields):
+    """Losses at three numbers of images of networks of width 200."""
+    return [
+        {**row, "width": 200, "config_id": f"{row['config_id']}-{sizes[place % 3]}", "train_size": sizes[place % 3],
+         "capacity": 200 / sizes[place % 3], **fields}
+        for place, row in enumerate(rows(*losses))
+    ]  # fmt: skip
+
+
+def test_one_width_is_judged_along_the_images():
+    verdict = judged(EXPERIMENT, along_images((0.5, 3.0, 1.0)))
+    assert verdict.outcome == "supported" and "that at 0.25" in verdict.reason and "that at 4," in verdict.reason
+    assert judged(EXPERIMENT, along_images((0.5, 0.9, 1.0))).outcome == "refuted"  # more images never hurt
+    assert judged(EXPERIMENT, along_images((0.5, 3.0, 1.0), sizes=(800, 200, 100))).outcome == "undecided"
+    # Two kinds of data are two groups; and with a second width, the widths are compared at every number of images.
+    mixed = along_images((0.5, 3.0, 1.0), label_noise=0.2) + along_images((0.5, 0.9, 1.0), label_noise=0.0)
+    assert judged(EXPERIMENT, mixed).outcome == "refuted"
+    wide = [{**row, "width": 50, "capacity": 50 / row["train_size"]} for row in along_images((1, 1, 1))]
+    verdict = judged(EXPERIMENT, along_images((0.5, 3.0, 1.0)) + wide)
+    assert verdict.outcome == "undecided" and verdict.reason.count("nothing to compare") == 3
+
+
 @pytest.mark.parametrize("widths", [(50, 200, 700), (50, 300, 1600), (120, 200, 1600)])
 def test_widths_that_do_not_stand_for_the_three_places_decide_nothing(widths):
     verdict = judged(EXPERIMENT, rows(1.0, 3.0, 0.8, widths=widths))
@@ -84,7 +106,9 @@ def test_a_small_run_peaks_at_the_threshold(report):
 
 def test_trained_networks_count_all_parameters(tmp_path):
     tiny = {"train_size": 40, "test_size": 20, "width": 2, "label_noise": 0.0, "epochs": 3, "seed": 0}
-    table = run(tmp_path, train=True, **tiny).results.table
+    report = run(tmp_path, train=True, **tiny)
+    table = report.results.table
+    assert (report.folder / "figures" / "epochs.png").exists()
     assert table["capacity"][0] == (64 * 2 + 2 + 2 * 10 + 10) / 400 and "ridge/test/loss" not in table
 
 
