@@ -105,6 +105,8 @@ def run(
                 configs, ids = sitting.prepare(number, crew)
             if not number:
                 stack.enter_context(alone(sitting.folder))
+                if note := describe_size(experiment, sitting.grid, sitting.options):
+                    sitting.say(note)
             sitting.measure(configs, ids, crew)
             sitting.judge(number, crew.workers.threads if workers.threads else None)
             if sitting.verdict.outcome != "undecided":
@@ -112,6 +114,16 @@ def run(
             sitting.say_what_follows(number)
         crew.close()
         return sitting.report()
+
+
+def describe_size(experiment: Experiment, grid: dict, options: dict) -> str:
+    """What to know where data were asked for, and how many images was not: the default was chosen for other data."""
+    usual = grids.axes(experiment, {})["dataset"]
+    others = [name for name in grid["dataset"] if name not in usual]
+    if not others or "train_size" in options or grid["train_size"] == [0]:
+        return ""
+    size = ", ".join(map(grids.text, grid["train_size"]))
+    return f"--train_size is {size}, as for {', '.join(usual)}: --train_size=0 takes all images of {', '.join(others)}."
 
 
 class Sitting:

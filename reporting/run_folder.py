@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reporting import files
-from reporting.tensorboard_report import FINAL, HISTOGRAM, buckets, pixels, session
+from reporting.tensorboard_report import FINAL, HISTOGRAM, buckets, session
 
 CURVE_POINTS = 50  # epochs of a stage that TensorBoard gets; history.csv has them all
 # One more whenever a config's result gets other bits, by rounding alone: docs/run_folder.md has the list. What computes
@@ -223,13 +222,6 @@ class Run:
                 if np.isfinite(value).all():
                     # tf.summary.histogram counts by operations of TensorFlow, in thirty times the time
                     tf.summary.write(f"{stage}/{name}", buckets(value), step=step, metadata=HISTOGRAM)
-
-    def image(self, name: str, figure: Figure, step: int = 0) -> None:
-        """A matplotlib figure as a TensorBoard image."""
-        import tensorflow as tf
-
-        with self.writer.as_default():
-            tf.summary.image(name, pixels(figure), step=step)
 
     def say(self, line: str) -> None:
         if self.progress:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from tensorboard.plugins.histogram.metadata import create_summary_metadata
 from tensorboard.plugins.hparams import api as hparams
 
@@ -87,9 +86,3 @@ def buckets(values: np.ndarray) -> np.ndarray:
     """A histogram for TensorBoard: left edges, right edges and counts, [BUCKETS, 3]."""
     counts, edges = np.histogram(np.asarray(values, np.float64), BUCKETS)
     return np.stack([edges[:-1], edges[1:], counts], axis=1)
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """A matplotlib figure as one RGBA image [1, height, width, 4]."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[None]

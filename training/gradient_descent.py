@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from analysis.evaluation import dtype_of
 from analysis.hessian import TrainingLoss
 from analysis.keras_internals import all_layers
 from analysis.parameters import get_parameters, set_parameters
@@ -107,9 +108,9 @@ class Way:
     def move(self, gradient: np.ndarray, momentum: float) -> tuple[float, np.ndarray]:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
-        with np.errstate(over="ignore"):  # a diverging run gets to infinity in float32, and is then found out
+        with np.errstate(over="ignore"):  # a diverging run gets to infinity, and is then found out
             moved = get_parameters(self.surface.model) + self.velocity
-            set_parameters(self.surface.model, moved.astype(np.float32))
+            set_parameters(self.surface.model, moved.astype(dtype_of(self.surface.model)))
         return self.value_and_gradient()
 
     def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:

@@ -16,6 +16,7 @@ from absl import flags
 from tensorflow.python.framework.func_graph import FuncGraph
 
 import run_local_minima
+import run_norm
 from analysis.ntk import empirical_ntk
 from harness import command_line, grid, runner
 from harness.experiment import ProtocolError
@@ -52,6 +53,18 @@ def test_finished_configs_are_not_computed_again(tmp_path, capsys):
     for name, arrays in first.results.arrays.items():
         np.testing.assert_array_equal(arrays["curve"], again.results.arrays[name]["curve"])
         pd.testing.assert_frame_equal(first.results.histories[name], again.results.histories[name])
+
+
+def test_a_size_that_was_chosen_for_other_data_is_told():
+    experiment = run_norm.EXPERIMENTS["double_descent"]  # which is about 200 digits
+
+    def told(**options):
+        return runner.describe_size(experiment, grid.axes(experiment, options), options)
+
+    assert told(dataset=["digits", "cifar10"]) == (
+        "--train_size is 200, as for digits: --train_size=0 takes all images of cifar10."
+    )
+    assert told() == told(dataset="digits") == told(dataset="cifar10", train_size=200) == ""
 
 
 def test_widening_a_grid_computes_only_what_is_new_and_the_csv_holds_all(tmp_path):

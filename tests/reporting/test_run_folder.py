@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reporting import figures, run_folder
+from reporting import run_folder
 from reporting.run_folder import ForeignCheckpoint, Run
 
 FIELDS = {"model": "mlp", "width": 8, "widths": (4, 2), "depth": None, "rate": 1 / 3, "seed": 0}
@@ -157,7 +157,7 @@ def test_a_stage_is_used_once_and_is_one_of_the_experiments(tmp_path):
         run.begin("three")
 
 
-def test_event_files_hold_scalars_histograms_images_and_hparams(tmp_path):
+def test_event_files_hold_scalars_histograms_and_hparams(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
     from tensorflow import make_ndarray
@@ -170,7 +170,6 @@ def test_event_files_hold_scalars_histograms_images_and_hparams(tmp_path):
             2,
         )
     run.histograms("training", 2, {"dense/kernel": np.arange(100.0), "diverged": np.array([np.nan])})
-    run.image("picture", figures.new()[0])
     run.finish({"final": 0.25, "done": True}, {"array": np.ones(3)}, 1.0)
     run.close()
     events = EventAccumulator(str(run.events), size_guidance={"tensors": 0}).Reload()
@@ -180,14 +179,12 @@ def test_event_files_hold_scalars_histograms_images_and_hparams(tmp_path):
         "training/norm/all",
         "when_finished/final",
         "training/dense/kernel",
-        "picture",
     } <= set(tags)
     assert not {"training/norm/x", "training/diverged", "when_finished/done", "training/stage"} & set(tags)
     plugin = lambda tag: events.SummaryMetadata(tag).plugin_data.plugin_name  # noqa: E731
     for tag, kind in (
         ("training/train/loss", "scalars"),
         ("training/dense/kernel", "histograms"),
-        ("picture", "images"),
     ):
         assert plugin(tag) == kind
     losses = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors("training/train/loss")]

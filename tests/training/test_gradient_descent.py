@@ -13,14 +13,18 @@ START = np.array([2.0, -1.0])
 CURVATURE = np.array([4.0, 1.0])  # eigenvalues of the Hessian
 
 
-@pytest.fixture
-def surface():
+def quadratic(dtype):
     """A linear model of two weights whose squared loss is (4 u^2 + v^2) / 2: gradient descent is known for it."""
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    model = keras.Sequential([keras.Input((2,), dtype=dtype), keras.layers.Dense(1, use_bias=False, dtype=dtype)])
     x = np.diag(np.sqrt(2 * CURVATURE))  # the loss is a mean over two examples
-    loss = TrainingLoss(model, x.astype(np.float32), np.zeros((2, 1), np.float32), "squared")
+    loss = TrainingLoss(model, x.astype(dtype), np.zeros((2, 1), dtype), "squared")
     set_parameters(model, START)
     return loss
+
+
+@pytest.fixture
+def surface():
+    return quadratic("float32")
 
 
 def position(step, kept):
@@ -36,6 +40,12 @@ def test_every_step_is_that_of_the_quadratic(surface, rate):
     assert [row["epoch"] for row in found.rows] == [0, 3, 6, 7]  # every third step, and the last
     assert [row["calls"] for row in found.rows] == [0, 1, 2, 3]  # what a probe keeps comes back to it
     assert found.diverged_step is None
+
+
+def test_a_model_in_double_precision_moves_in_it():
+    surface = quadratic("float64")
+    descend(surface, learning_rate=0.1, steps=7, every=7, probe=position)
+    np.testing.assert_allclose(get_parameters(surface.model), START * (1 - 0.1 * CURVATURE) ** 7, rtol=1e-14)
 
 
 def test_momentum_is_heavy_ball(surface):
