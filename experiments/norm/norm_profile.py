@@ -9,7 +9,11 @@ import math
 from dataclasses import dataclass, field
 from functools import cache
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis.statistics import paired_difference, rank_correlation, t_interval
 from experiments.norm.norm_measures import (
@@ -23,11 +27,13 @@ from experiments.norm.norm_measures import (
 )
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 from training.regularizers import is_kernel
 
@@ -63,7 +69,7 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if not (self.multiple > 0 and math.isfinite(self.multiple)):
             raise ValueError(f"multiple must be a finite number > 0, got {self.multiple}")
         training = self.training
@@ -78,7 +84,7 @@ def label(config: Config) -> str:
     return f"multiple={config.multiple:g}"
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Train with norm-bias towards a multiple of where unregularized training ends, and measure the end."""
     every_multiple = dataclasses.replace(config, multiple=1.0)
     reference = run.once(("unregularized", every_multiple), lambda: train_unregularized(config, data, run))
@@ -101,14 +107,14 @@ def measure(config, data, run):
     return {**result, **final, "norm/over_none": final[regularized_norm(training)] / reference["norm"]}
 
 
-def build(config, data):
+def build(config: Config, data: Data) -> tuple[keras.Model, float]:
     """(model, the squared norm that the regularizer acts on) at the start."""
     model = build_network(config, data)
     chosen = [v for v in model.trainable_variables if config.training.regularize_all or is_kernel(v)]
     return model, squared_norm(chosen)
 
 
-def train_unregularized(config, data, run):
+def train_unregularized(config: Config, data: Data, run: Run) -> dict[str, float | None]:
     """Norm and test accuracy that training without a regularizer ends with, or the epoch at which it diverged."""
     model, _ = build(config, data)
     training = dataclasses.replace(config.training, regularizer="none", coefficient=0.0)
@@ -120,7 +126,7 @@ def train_unregularized(config, data, run):
     return found
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Paired differences in test accuracy between the norms of each network, no regularizer included.
 
     A norm is small where it ended below that of unregularized training.
@@ -140,7 +146,7 @@ def judge(results):
     return decide(results, findings, test, notes=notes)
 
 
-def compare_norms(group, margin, confidence) -> Finding:
+def compare_norms(group: Group, margin: float, confidence: float) -> Finding:
     """The norms of a Group against each other, and against no regularizer."""
     rows = group.rows
     means = {m: t_interval(part["test/accuracy"]).mean for m, part in sorted(group.split("multiple").items())}
@@ -188,7 +194,7 @@ def compare_norms(group, margin, confidence) -> Finding:
     return Finding(group.label, text, tuple(supports), tuple(refutes) if small else ())
 
 
-def describe_correlation(rows, column, confidence):
+def describe_correlation(rows: pd.DataFrame, column: str, confidence: float) -> str:
     """`-0.9 [-1, -0.7]`: rank correlation of a norm and test accuracy over a seed's multiples, the mean over seeds.
 
     Networks of one seed share data and initial weights: all of them together would be no sample of networks.
@@ -200,7 +206,7 @@ def describe_correlation(rows, column, confidence):
     return f"{format_interval(found, 2)}{f' (mean of {found.n} seeds)' if found.n else ''}"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Test accuracy against the final norm, where any run was measured, and norms over epochs; a panel a network."""
     groups = results.groups()
     result = {"norm_over_training": plot_norms(groups, results.histories)}
@@ -209,7 +215,7 @@ def figures(results):
     return result
 
 
-def plot_accuracies(groups):
+def plot_accuracies(groups: list[Group]) -> Figure:
     """Test accuracy against the final norm, of all parameters and of those whose scale cannot matter; every seed."""
     groups = [group for group in groups if group.rows["test/accuracy"].notna().any()]
     columns = {
@@ -230,7 +236,7 @@ def plot_accuracies(groups):
     return figure
 
 
-def plot_profile(axis, group, column):
+def plot_profile(axis: Axes, group: Group, column: str) -> None:
     """Every seed's test accuracy against one norm, the means of both accuracies, and what no regularizer ends with."""
     rows = group.rows
     for (multiple, part), style in zip(sorted(group.split("multiple").items()), plots.styles()):
@@ -246,7 +252,7 @@ def plot_profile(axis, group, column):
         axis.plot(first["none/norm"], first["none/test/accuracy"], "*", color="black", markersize=7)
 
 
-def plot_norms(groups, histories):
+def plot_norms(groups: list[Group], histories: dict[str, pd.DataFrame]) -> Figure:
     """The regularized squared norm over the epochs, one line per seed, with the targets."""
     figure, axes = plots.panel_grid(len(groups), width=5.6, height=3.8)
     for axis, group in zip(axes, groups):
