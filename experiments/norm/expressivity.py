@@ -6,16 +6,21 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis.evaluation import predict
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, decide, fact
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from models import NetworkConfig
 from models.relu_interpolant import relu_interpolant
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 
 CLAIM = Claim(
     "A two-layer ReLU network with 2n + d weights represents any function on n points in d dimensions.",
@@ -46,7 +51,7 @@ class Config:
     targets: str = field(default="labels", metadata={"help": f"values at the points, one of {', '.join(TARGETS)}"})
     seed: int = seed_field("data, values and directions")
 
-    def validate(self):
+    def validate(self) -> None:
         n, dtype = self.network.width, self.network.dtype
         if self.targets not in TARGETS:
             raise ValueError(f"unknown targets {self.targets!r}: allowed are {', '.join(TARGETS)}")
@@ -65,7 +70,7 @@ def label(config: Config) -> str:
     return config.targets
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     x, _ = data.first_balanced(config.network.width)  # refuses more points than there are
     if len(np.unique(x, axis=0)) < len(x):
         raise ValueError(f"the {len(x)} points of dataset {config.data.dataset} must differ, but some images are equal")
@@ -78,7 +83,7 @@ def draw_values(config: Config, labels: np.ndarray, classes: int) -> np.ndarray:
     return drawn.get(config.targets, labels).astype(np.float64)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Build the network of the proof: its weights counted, its largest error on the points, its test error."""
     x, labels = data.first_balanced(config.network.width)
     y = draw_values(config, labels, data.num_classes)
@@ -102,7 +107,7 @@ def measure(config, data, run):
     return {**result, "curve/z": grid, "curve/c": curve, "points/z": z[first], "points/y": y[first]}
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Errors and weights against the theorem's, for each group of networks that share data and precision.
 
     Supported where every network is exact with 2n + d weights, for every size and kind of values: counted, not tested.
@@ -118,7 +123,7 @@ def judge(results):
     return decide(results, [check_networks(group) for group in groups], test)
 
 
-def check_networks(group) -> Finding:
+def check_networks(group: Group) -> Finding:
     """Are the networks of a Group, which differ in nothing but size, kind of values and seed, what the proof says?"""
     rows = group.rows
     counted = bool((rows["parameters"] == rows["parameters/theorem"]).all())
@@ -139,7 +144,7 @@ def check_networks(group) -> Finding:
     return Finding(group.label, text, supports=(Statement("every network fits with 2n + d weights", (holds,)),))
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Errors and gaps against the number of points, and the first constructed functions."""
     groups = results.measured("error/max").groups()
     if not groups:
@@ -150,13 +155,13 @@ def figures(results):
     }
 
 
-def line_name(group, targets, groups):
+def line_name(group: Group, targets: str, groups: list[Group]) -> str:
     """`random labels`, behind what sets its group apart where there are several."""
     name = targets.replace("_", " ")
     return f"{group.label}: {name}" if len(groups) > 1 else name
 
 
-def plot_errors(groups):
+def plot_errors(groups: list[Group]) -> Figure:
     """Largest error and smallest gap between projections against the number of points, one line per kind of values."""
     figure, axes = plots.new(1, 2)
     styles = plots.styles()
@@ -174,7 +179,7 @@ def plot_errors(groups):
     return figure
 
 
-def plot_powers(axis, rows, column, name, style):
+def plot_powers(axis: Axes, rows: pd.DataFrame, column: str, name: str, style: dict) -> None:
     """A column against the number of points, with the intervals of its logarithm, which cannot reach below 0."""
     by_width = dict(list(rows.groupby("width")))
     found = [t_interval(np.log10(np.maximum(part[column], 1e-18))) for part in by_width.values()]
@@ -182,7 +187,7 @@ def plot_powers(axis, rows, column, name, style):
     plots.interval_line(axis, list(by_width), found, label=name, **style)
 
 
-def plot_functions(groups, arrays):
+def plot_functions(groups: list[Group], arrays: dict[str, dict[str, np.ndarray]]) -> Figure:
     """The built function along its direction: the first points of the fewest, of the first seed, per kind of values."""
     fewest = [group.rows[group.rows["width"] == group.rows["width"].min()] for group in groups]
     chosen = [

@@ -14,10 +14,13 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate, evaluate_splits
 from analysis.generalization_measures import MEASURES, check_chain, generalization_measures, kernels_of
 from analysis.rank_agreement import (
+    Pairs,
     agreement,
     bootstrap_granulated,
     granulated_by_block,
@@ -26,14 +29,16 @@ from analysis.rank_agreement import (
     sign_errors,
     single_changes,
 )
-from analysis.statistics import paired_difference, t_interval
+from analysis.statistics import Interval, paired_difference, t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network, build_network, fit, loss_reached
 
 CLAIM = Claim(
@@ -85,7 +90,7 @@ class Config:
     noise_draws: int = field(default=4, metadata={"help": "directions of noise over which that rise is averaged"})
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         largest = LARGEST_TARGET.get(self.training.loss, math.inf)
         if not 0 < self.target_loss <= largest:
             raise ValueError(
@@ -97,11 +102,11 @@ class Config:
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)}")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     ask_network("chain", config, data, run, check_chain)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """One network, trained to the target: its generalization gap, and every measure on its training set."""
     model, loss = build_network(config, data), config.training.loss
     initial = kernels_of(model)
@@ -140,36 +145,37 @@ class Agreement:
     overall: Kendall's tau, [seeds, measures].  errors: sign errors, [environments, measures].
     """
 
-    rows: object
+    rows: pd.DataFrame
     settings: np.ndarray
-    columns: list
-    pairs: object
+    columns: list[str]
+    pairs: Pairs
     agrees: np.ndarray
     by_seed: np.ndarray
     by_axis: np.ndarray
     overall: np.ndarray
     errors: np.ndarray
 
-    def interval(self, column, level=0.95):
+    def interval(self, column: str, level: float = 0.95) -> Interval:
         """The granulated tau of a measure, a t-interval over seeds."""
         return t_interval(self.values(column), level)
 
-    def values(self, column):
+    def values(self, column: str) -> np.ndarray:
+        """The granulated tau of a measure, [seeds]."""
         return self.by_seed[:, self.columns.index(column)]
 
-    def worst(self, column):
+    def worst(self, column: str) -> tuple[float, str]:
         """(sign error of the worst environment, `learning rate 0.01 to 0.03`)."""
         errors = self.errors[:, self.columns.index(column)]
         axis, low, high = self.pairs.environments[int(np.argmax(errors))]
         return float(errors.max()), f"{axis.replace('_', ' ')} {low} to {high}"
 
-    def bootstrap(self, columns):
+    def bootstrap(self, columns: list[str]) -> np.ndarray:
         """95 % intervals of the granulated taus of some measures over networks, [2, measures]."""
         places = [self.columns.index(column) for column in columns]
         return bootstrap_granulated(self.pairs, self.agrees[:, places], self.settings, draws=400)
 
 
-def agreement_of(group) -> Agreement | None:
+def agreement_of(group: Group) -> Agreement | None:
     """The Agreement of one Group; None where no two networks that were measured differ in one hyperparameter alone."""
     columns = [*BASELINES, *(f"measure/{name}" for name in NAMES)]
     needed = ["gap", *columns]
@@ -199,7 +205,7 @@ def agreement_of(group) -> Agreement | None:
     )  # fmt: skip
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does the granulated tau of some measure exceed the margin, and that of the training loss?"""
     margin = results.margins["margin"]
     test = (
@@ -213,7 +219,7 @@ def judge(results):
     return decide(results, [find_group(group, margin, results.confidence) for group in results.groups()], test)
 
 
-def find_group(group, margin, confidence) -> Finding:
+def find_group(group: Group, margin: float, confidence: float) -> Finding:
     """The granulated taus of all measures in one Group, against the margin and the training loss."""
     found = agreement_of(group)
     if found is None:
@@ -241,7 +247,7 @@ def find_group(group, margin, confidence) -> Finding:
     )
 
 
-def describe(group, found, taus, confidence):
+def describe(group: Group, found: Agreement, taus: dict[str, Interval], confidence: float) -> str:
     """All taus in words, and of the largest what else is known of it."""
     baselines = ", ".join(
         f"{words} {format_interval(found.interval(column, confidence), 2)}" for column, words in BASELINES.items()
@@ -267,7 +273,7 @@ def describe(group, found, taus, confidence):
     )
 
 
-def describe_noise(found):
+def describe_noise(found: Agreement) -> str:
     """How well the gap on half of the test images tells that on the others: its noise holds all taus down."""
     halves = ["gap/half_1", "gap/half_2"]
     if not set(halves) <= set(found.rows) or found.rows[halves].isna().any(axis=None):
@@ -280,7 +286,7 @@ def describe_noise(found):
 # -- figures
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Taus of all measures with intervals, by hyperparameter; gap over the best measure; where training ended."""
     drawn = {"training_loss_reached": draw_stops(results)} if "trained/epochs" in results.table else {}
     found = [(group.label, agreement_of(group)) for group in results.groups()]
@@ -292,11 +298,12 @@ def figures(results):
     return drawn
 
 
-def words_of(column):
+def words_of(column: str) -> str:
+    """What the column of a measure or a baseline is called in a figure."""
     return BASELINES.get(column) or NAMES[column.removeprefix("measure/")]
 
 
-def draw_taus(found, margin):
+def draw_taus(found: list[tuple[str, Agreement]], margin: float) -> Figure:
     """Granulated tau of every measure: t-interval over seeds, bootstrap interval over networks, a panel a group."""
     figure, axes = plots.new(1, len(found), width=6.4, height=6.2, sharey=True)
     families = {"baseline": list(BASELINES), **{f: [f"measure/{n}" for n in names] for f, names in MEASURES.items()}}
@@ -325,7 +332,7 @@ def draw_taus(found, margin):
     return figure
 
 
-def draw_table(found):
+def draw_table(found: list[tuple[str, Agreement]]) -> Figure:
     """psi of every measure by hyperparameter, granulated and overall tau and the worst sign error, as a heat map."""
     figure, axes = plots.new(1, len(found), width=7.6, height=6.6)
     for axis, (label, one) in zip(axes[0], found):
@@ -349,7 +356,7 @@ def draw_table(found):
     return figure
 
 
-def draw_best(found):
+def draw_best(found: list[tuple[str, Agreement]]) -> Figure:
     """The gap over the measure of the largest granulated tau, a point a network, coloured by width and depth."""
     figure, axes = plots.new(1, len(found), width=5.2, height=4.0)
     for axis, (label, one) in zip(axes[0], found):
@@ -367,7 +374,7 @@ def draw_best(found):
     return figure
 
 
-def draw_stops(results):
+def draw_stops(results: Results) -> Figure:
     """Epochs and training loss at the end of every network; those above the target do not count."""
     groups = results.measured("trained/epochs", LOSS).groups()
     figure, axes = plots.new(1, max(1, len(groups)), width=5.2, height=3.6)

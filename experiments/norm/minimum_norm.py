@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import special
 from scipy.linalg import eigvalsh
 from scipy.spatial.distance import cdist, pdist
@@ -23,11 +26,12 @@ from analysis.ntk import empirical_ntk
 from analysis.statistics import RankCorrelation, rank_correlation, spearman_p
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, Test, decide
-from judging.results import describe_network
+from judging.results import Group, Results, describe_network
 from judging.verdict import Claim, Verdict
 from judging.wording import field_label, field_text, format_correlation
 from models import NetworkConfig
 from reporting import figures as plots
+from reporting.run_folder import Run
 from training.data import Data, DataConfig
 from training.fit import build_network
 
@@ -138,7 +142,7 @@ class Config:
         for name, value in changes.items():
             object.__setattr__(self, name, value)
 
-    def validate(self):
+    def validate(self) -> None:
         if self.kernel not in KERNELS:
             raise ValueError(f"unknown kernel {self.kernel!r}: allowed are {', '.join((*KERNELS, DRAWN))}")
         for name in ("bandwidth", "weight_variance"):
@@ -165,7 +169,7 @@ def label(config: Config) -> str:
     return "-".join([config.kernel, *(f"{name}={values[name]}" for name in USED.get(config.kernel, ()))])
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if len(data.x_train) > MAX_IMAGES:
         raise ValueError(
             f"the kernel of {len(data.x_train)} training images is too large to decompose: allowed are {MAX_IMAGES}, "
@@ -206,7 +210,7 @@ def kernels(config: Config, data: Data) -> tuple[np.ndarray, np.ndarray]:
     return pair[0] / scale, pair[1] / scale
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The minimum-norm solution of a kernel: its norm, its errors on both sets, and whether it interpolates."""
     kernel, cross = kernels(config, data)
     centre = 1 / data.num_classes  # so that 0, where no training image reaches, favours no class
@@ -229,7 +233,7 @@ def measure(config, data, run):
     }
 
 
-def kernel_name(row) -> str:
+def kernel_name(row: pd.Series) -> str:
     """`linear`, `Gaussian 0.3`, `NTK (mlp, depth 2, width 256)`: the kernel of a row with all that decides it."""
     if row["kernel"] in ("gaussian", "laplace"):
         return f"{'Gaussian' if row['kernel'] == 'gaussian' else 'Laplacian'} {field_text(row['bandwidth'])}"
@@ -244,7 +248,7 @@ def kernel_name(row) -> str:
     return f"NTK ({', '.join([describe_network(row), *others])})"
 
 
-def name_kernels(group) -> pd.Series:
+def name_kernels(group: Group) -> pd.Series:
     """The name of each row's kernel. Networks of one name are one network (width none, and the width that it means),
     and the rows of the first alone are named.
     """
@@ -258,7 +262,7 @@ def name_kernels(group) -> pd.Series:
     return pd.Series([names[key] for key in keys], group.rows.index)[named]
 
 
-def over_kernels(rows) -> tuple[dict, np.ndarray, int]:
+def over_kernels(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """({norm: logarithms}, log test errors, seeds) of the kernels on true labels, each the mean over its seeds."""
     true = rows[rows["label_noise"] == 0]
     logs = pd.DataFrame({name: np.log(true[name]) if name in true else np.nan for name in NORMS}, true.index)
@@ -267,7 +271,7 @@ def over_kernels(rows) -> tuple[dict, np.ndarray, int]:
     return {name: means[name].to_numpy() for name in NORMS}, means["error"].to_numpy(), true["seed"].nunique()
 
 
-def over_noise(rows, confidence) -> dict[str, RankCorrelation]:
+def over_noise(rows: pd.DataFrame, confidence: float) -> dict[str, RankCorrelation]:
     """{kernel: rank correlation, over shares of random labels and seeds, of norm and test error}."""
     if rows["label_noise"].nunique() < 2:
         return {}
@@ -277,12 +281,12 @@ def over_noise(rows, confidence) -> dict[str, RankCorrelation]:
     }  # fmt: skip
 
 
-def correlation_test(found, sign) -> Test:
+def correlation_test(found: RankCorrelation, sign: int) -> Test:
     """Is a RankCorrelation above 0 (sign 1), or below (sign -1)?"""
     return Test(spearman_p(sign * found.correlation, found.n), found.n)
 
 
-def negligible_test(correlation, margin, n) -> Test:
+def negligible_test(correlation: float, margin: float, n: int) -> Test:
     """Is the correlation over n kernels below the margin?  Fisher's transform, with the standard error of Bonett &
     Wright 2000; a perfect correlation counts as one that is a swap away from it.
     """
@@ -292,12 +296,12 @@ def negligible_test(correlation, margin, n) -> Test:
     return Test(float(special.ndtr((np.arctanh(r) - np.arctanh(margin)) / error)), n)
 
 
-def group_name(group) -> str:
+def group_name(group: Group) -> str:
     """What sets a training set apart; its size where nothing does."""
     return group.label or field_label("train_size", group.first["train_size"])
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """The rank correlation of norm and test error among the exact solutions of each training set, over its kernels.
 
     Seeds only make the values of a kernel more precise: other kernels might be ordered in another way. Both scales of
@@ -318,7 +322,7 @@ def judge(results):
     return decide(results, findings, test, opening="Correlation of norm and test error: ")
 
 
-def correlate(group, margin, confidence) -> Finding:
+def correlate(group: Group, margin: float, confidence: float) -> Finding:
     """Norms and test errors of the kernels of a Group, which is one training set."""
     names = name_kernels(group)
     exact = group.rows.loc[names.index].assign(name=names)
@@ -355,7 +359,7 @@ def correlate(group, margin, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Test error against both norms of every solution: a colour and marker per family of kernels."""
     groups = results.measured("norm", "test/error", "interpolates").groups()
     if not groups:
@@ -380,7 +384,7 @@ def figures(results):
     return {"error_against_norm": figure}
 
 
-def plot_solution(axis, row, norm, style):
+def plot_solution(axis: Axes, row: pd.Series, norm: str, style: dict) -> Line2D:
     """One solution: its face says how true its labels were, and it is pale where it is not exact; returns the point."""
     edge, p = style["color"], row["label_noise"]
     face, alpha = edge if p == 0 else "white" if p == 1 else "0.8", 1 if row["interpolates"] else 0.35

@@ -7,12 +7,15 @@ to choose its learning rate, coefficient and target on images that are held out 
 """
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate
-from analysis.statistics import t_interval
+from analysis.statistics import PairedDifference, t_interval
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     describe_scale_invariance,
@@ -22,12 +25,14 @@ from experiments.norm.norm_measures import (
 )
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import paired_by_seed, positive
+from judging.results import Group, Results, paired_by_seed, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_points
 from models import NetworkConfig
+from models.stored_file import StoredFile
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 from training.regularizers import REGULARIZERS
 
@@ -61,6 +66,7 @@ HELD_OUT = 0.25  # share of the training set on which the trials of the tuning a
 # The first trial has the settings that were given; the others draw them log-uniformly within these factors.
 FACTORS = {"learning_rate": 10**0.5, "coefficient": 10.0, "norm_target": 2.0}
 SETTING = ("regularizer", "coefficient", "norm_target")
+Setting = tuple[str, float, float]  # values of these
 SHOWN = 8  # differences in the text of a network
 
 
@@ -108,12 +114,12 @@ class Config:
         for name, value in (("training", training), ("decay_coefficient", None), ("bias_coefficient", None)):
             object.__setattr__(self, name, value)
 
-    def validate(self):
+    def validate(self) -> None:
         if self.tuning_trials < 0:
             raise ValueError(f"tuning_trials must be a number of trials, or 0 for none, got {self.tuning_trials}")
 
 
-def stored_defaults(file, asked) -> dict:
+def stored_defaults(file: StoredFile, asked: dict) -> dict[str, list[float]]:
     """Targets for a .keras file: the multiples of its own squared norm that GRID's are of the default mlp's start."""
     norm = file.squared_norm if asked.get("regularize_all", True) not in (False, [False]) else file.kernel_norm
     return {"norm_target": [float(f"{multiple * norm:.4g}") for multiple in STORED_MULTIPLES]}
@@ -130,7 +136,7 @@ def setting_name(regularizer: str, coefficient: float, target: float) -> str:
     return "-".join((regularizer, *parts[regularizer]))
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if config.tuning_trials and held_out(len(data.x_train)) < 2:
         raise ValueError(f"too few training images to hold some out for the tuning, got {len(data.x_train)}")
 
@@ -140,7 +146,7 @@ def held_out(size: int) -> int:
     return round(HELD_OUT * size)
 
 
-def trials(config) -> list:
+def trials(config: Config) -> list[TrainingConfig]:
     """The TrainingConfigs among which a regularizer's settings are chosen: the given ones, and random ones near them.
 
     All regularizers of a seed draw the same learning rates.
@@ -155,7 +161,7 @@ def trials(config) -> list:
     return found
 
 
-def tune(config, data, run) -> tuple[TrainingConfig, dict]:
+def tune(config: Config, data: Data, run: Run) -> tuple[TrainingConfig, dict[str, float]]:
     """(settings, measures): those of the trial with the highest accuracy, then the lowest loss, on held-out images.
 
     The seed's test set is not looked at. The held-out images are part of the training set again when the chosen
@@ -179,7 +185,7 @@ def tune(config, data, run) -> tuple[TrainingConfig, dict]:
     return best, measures | ({"tuned/accuracy": accuracy} if accuracy >= 0 else {})
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Train once with the config's regularizer, tuned or as given: accuracy, loss and norms at the end, norm before."""
     training, tuned = tune(config, data, run)
     model = build_network(config, data)
@@ -189,7 +195,7 @@ def measure(config, data, run):
     return result if history.diverged_epoch else {**result, **final_measures(model, data, training, history)}
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Differences in test accuracy of norm-bias, weight decay and none, of each network on the same seeds.
 
     The claim stands or falls with what a small norm gains: weight decay's over both others, at the smallest norm.
@@ -208,7 +214,7 @@ def judge(results):
     return decide(results, findings, test, notes=notes)
 
 
-def compare(group, margin, confidence) -> Finding:
+def compare(group: Group, margin: float, confidence: float) -> Finding:
     """Every weight decay and norm-bias of a Group against each other and against no regularizer."""
     settings = group.split(*SETTING)
     none, decays, biases = ([key for key in settings if key[0] == name] for name in REGULARIZERS)
@@ -245,7 +251,7 @@ def compare(group, margin, confidence) -> Finding:
     return Finding(group.label, text, supports, tuple(refutes))
 
 
-def describe_tuning(group) -> str:
+def describe_tuning(group: Group) -> str:
     """What was tuned; that nothing was, where the settings were given: then they may have decided."""
     trials = group.first.get("tuning_trials", 0)
     if not trials:
@@ -253,12 +259,15 @@ def describe_tuning(group) -> str:
     return f"; each regularizer tuned in {trials} trials a seed"
 
 
-def with_log_norm(rows):
+def with_log_norm(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the log10 of their squared norm, as norms are compared by ratios."""
     return rows.assign(**{"norm/log10": np.log10(positive(rows, "norm/all"))})
 
 
-def describe(settings, pairs, gain) -> str:
+def describe(
+    settings: dict[Setting, pd.DataFrame], pairs: list[tuple[Setting, Setting]],
+    gain: Callable[[Setting, Setting], PairedDifference],
+) -> str:  # fmt: skip
     """Differences in test accuracy of pairs of settings, and the squared norm that each setting reached."""
     texts = []
     for a, b in pairs[:SHOWN]:
@@ -272,7 +281,7 @@ def describe(settings, pairs, gain) -> str:
     return f"test accuracy {', '.join(texts)}; squared norms {norms or 'not measured'}"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Test accuracy by regularizer, where any run was measured, and ||theta||^2 over the epochs; a panel a network."""
     groups = results.groups()
     result = {"norm_over_training": plot_norms(groups, results.histories)}
@@ -281,7 +290,7 @@ def figures(results):
     return result
 
 
-def plot_accuracies(groups):
+def plot_accuracies(groups: list[Group]) -> Figure:
     """Test accuracy of every network, lines between those of one seed, and each setting's mean with its interval."""
     groups = [group for group in groups if group.rows["test/accuracy"].notna().any()]
     figure, axes = plots.panel_grid(len(groups), width=5, height=3.8)
@@ -300,7 +309,7 @@ def plot_accuracies(groups):
     return figure
 
 
-def plot_norms(groups, histories):
+def plot_norms(groups: list[Group], histories: dict[str, pd.DataFrame]) -> Figure:
     """||theta||^2 over the epochs, every seed, with the target as a line."""
     figure, axes = plots.panel_grid(len(groups), width=5, height=3.8)
     for axis, group in zip(axes, groups):

@@ -6,12 +6,17 @@ apart.
 """
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis.statistics import paired_difference, rank_correlation, t_interval
+from analysis.statistics import PairedDifference, paired_difference, rank_correlation, t_interval
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     SETTLED,
@@ -23,11 +28,13 @@ from experiments.norm.norm_measures import (
 )
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 from training.regularizers import is_kernel
 
@@ -49,6 +56,7 @@ TABLE = (
     "norm/least_equivalent", "norm/scale_invariant", "norm/effective_rate", "none/norm", "none/test/accuracy",
 )  # fmt: skip
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title_fontsize": 9}  # a legend that hides no point
+Gain = Callable[[float | str, float | str], PairedDifference]  # of test accuracy, a multiple or "none" over another
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if not (self.multiple > 0 and math.isfinite(self.multiple)):
             raise ValueError(f"multiple must be a finite number > 0, got {self.multiple}")
         training = self.training
@@ -78,7 +86,7 @@ def label(config: Config) -> str:
     return f"multiple={config.multiple:g}"
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Train with norm-bias towards a multiple of where unregularized training ends, and measure the end."""
     every_multiple = dataclasses.replace(config, multiple=1.0)
     reference = run.once(("unregularized", every_multiple), lambda: train_unregularized(config, data, run))
@@ -101,14 +109,14 @@ def measure(config, data, run):
     return {**result, **final, "norm/over_none": final[regularized_norm(training)] / reference["norm"]}
 
 
-def build(config, data):
+def build(config: Config, data: Data) -> tuple[keras.Model, float]:
     """(model, the squared norm that the regularizer acts on) at the start."""
     model = build_network(config, data)
     chosen = [v for v in model.trainable_variables if config.training.regularize_all or is_kernel(v)]
     return model, squared_norm(chosen)
 
 
-def train_unregularized(config, data, run):
+def train_unregularized(config: Config, data: Data, run: Run) -> dict[str, float | None]:
     """Norm and test accuracy that training without a regularizer ends with, or the epoch at which it diverged."""
     model, _ = build(config, data)
     training = dataclasses.replace(config.training, regularizer="none", coefficient=0.0)
@@ -120,7 +128,7 @@ def train_unregularized(config, data, run):
     return found
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Paired differences in test accuracy between the norms of each network, no regularizer included.
 
     A norm is small where it ended below that of unregularized training.
@@ -140,7 +148,7 @@ def judge(results):
     return decide(results, findings, test, notes=notes)
 
 
-def compare_norms(group, margin, confidence) -> Finding:
+def compare_norms(group: Group, margin: float, confidence: float) -> Finding:
     """The norms of a Group against each other, and against no regularizer."""
     rows = group.rows
     means = {m: t_interval(part["test/accuracy"]).mean for m, part in sorted(group.split("multiple").items())}
@@ -157,38 +165,57 @@ def compare_norms(group, margin, confidence) -> Finding:
     def gain(a, b):
         return paired_difference(accuracy[a], accuracy[b], confidence)
 
-    def beats(name, others):
-        shown = name if name == "none" else f"{name:g}"
-        what = "every norm not below 1 and none" if name in small else "all below 1"
-        return Statement(f"{shown} beats {what}", tuple(above(gain(name, other)) for other in others))
-
-    # That two small norms are as good speaks for small norms; that the smallest is worse would not.
-    smallest = min(small, key=ratio.get, default=None)
-    not_worse = tuple(above(gain(smallest, other), -margin) for other in small if other != smallest)
-    supports = [Statement(s.text, (*s.tests, *not_worse)) for s in (beats(m, large) for m in small)]
-    refutes = [beats(m, small) for m in large]
-    refutes.append(
-        Statement("no norm below 1 gains the margin over none", tuple(below(gain(m, "none"), margin) for m in small))
-    )
     top = max(means, key=means.get)
     text = (
         f"of {', '.join(f'{m:g}' for m in means)} times the unregularized squared norm, mean test accuracy is highest "
         f"at {top:g} ({means[top]:.4g}; without regularizer {accuracy['none'].mean():.4g})"
+        f"{describe_gains(small, gain)}{describe_correlations(rows, confidence)}{describe_scale_invariance(rows)}"
     )
-    for m in small:
-        found = gain(m, "none")
-        text += f"; {m:g} minus none {format_points(found)} ({found.n} paired seeds)"
     if not small:
-        text += "; no norm is below 1"
-    text += f"; rank correlation of norm and test accuracy {describe_correlation(rows, 'norm/all', confidence)}"
+        return Finding(group.label, text)
+    smallest = min(small, key=ratio.get)
+    return Finding(group.label, text, *statements(small, large, smallest, gain, margin))
+
+
+def statements(
+    small: list[float], large: list[float | str], smallest: float, gain: Gain, margin: float
+) -> tuple[tuple[Statement, ...], tuple[Statement, ...]]:
+    """(supports, refutes) of one network.
+
+    small: the multiples that ended below the unregularized norm.  large: the others, and "none".
+    smallest: the multiple that ended with the smallest norm.
+    """
+
+    def beats(name, others):
+        return tuple(above(gain(name, other)) for other in others)
+
+    # That two small norms are as good speaks for small norms; that the smallest is worse would not.
+    not_worse = tuple(above(gain(smallest, other), -margin) for other in small if other != smallest)
+    supports = tuple(
+        Statement(f"{m:g} beats every norm not below 1 and none", (*beats(m, large), *not_worse)) for m in small
+    )
+    refutes = tuple(Statement(f"{m if m == 'none' else f'{m:g}'} beats all below 1", beats(m, small)) for m in large)
+    useless = tuple(below(gain(m, "none"), margin) for m in small)
+    return supports, (*refutes, Statement("no norm below 1 gains the margin over none", useless))
+
+
+def describe_gains(small: list[float], gain: Gain) -> str:
+    """`; 0.1 minus none +5 [4, 6] points (8 paired seeds)` of each norm below 1, or that there is none."""
+    found = {m: gain(m, "none") for m in small}
+    texts = (f"; {m:g} minus none {format_points(one)} ({one.n} paired seeds)" for m, one in found.items())
+    return "".join(texts) or "; no norm is below 1"
+
+
+def describe_correlations(rows: pd.DataFrame, confidence: float) -> str:
+    """Rank correlations with test accuracy: of the norm, and of that of scale-invariant weights where there are any."""
+    text = f"; rank correlation of norm and test accuracy {describe_correlation(rows, 'norm/all', confidence)}"
     if "norm/scale_invariant" in rows and rows["norm/scale_invariant"].notna().any():
         found = describe_correlation(rows, "norm/scale_invariant", confidence)
         text += f", of the norm of scale-invariant weights {found}"
-    text += describe_scale_invariance(rows)
-    return Finding(group.label, text, tuple(supports), tuple(refutes) if small else ())
+    return text
 
 
-def describe_correlation(rows, column, confidence):
+def describe_correlation(rows: pd.DataFrame, column: str, confidence: float) -> str:
     """`-0.9 [-1, -0.7]`: rank correlation of a norm and test accuracy over a seed's multiples, the mean over seeds.
 
     Networks of one seed share data and initial weights: all of them together would be no sample of networks.
@@ -200,7 +227,7 @@ def describe_correlation(rows, column, confidence):
     return f"{format_interval(found, 2)}{f' (mean of {found.n} seeds)' if found.n else ''}"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Test accuracy against the final norm, where any run was measured, and norms over epochs; a panel a network."""
     groups = results.groups()
     result = {"norm_over_training": plot_norms(groups, results.histories)}
@@ -209,7 +236,7 @@ def figures(results):
     return result
 
 
-def plot_accuracies(groups):
+def plot_accuracies(groups: list[Group]) -> Figure:
     """Test accuracy against the final norm, of all parameters and of those whose scale cannot matter; every seed."""
     groups = [group for group in groups if group.rows["test/accuracy"].notna().any()]
     columns = {
@@ -230,7 +257,7 @@ def plot_accuracies(groups):
     return figure
 
 
-def plot_profile(axis, group, column):
+def plot_profile(axis: Axes, group: Group, column: str) -> None:
     """Every seed's test accuracy against one norm, the means of both accuracies, and what no regularizer ends with."""
     rows = group.rows
     for (multiple, part), style in zip(sorted(group.split("multiple").items()), plots.styles()):
@@ -246,7 +273,7 @@ def plot_profile(axis, group, column):
         axis.plot(first["none/norm"], first["none/test/accuracy"], "*", color="black", markersize=7)
 
 
-def plot_norms(groups, histories):
+def plot_norms(groups: list[Group], histories: dict[str, pd.DataFrame]) -> Figure:
     """The regularized squared norm over the epochs, one line per seed, with the targets."""
     figure, axes = plots.panel_grid(len(groups), width=5.6, height=3.8)
     for axis, group in zip(axes, groups):

@@ -18,8 +18,9 @@ from experiments.norm.randomization_verdict import figures, judge
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
-from training.data import DataConfig
-from training.fit import TrainingConfig, build_network, fit
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
+from training.fit import History, TrainingConfig, build_network, fit
 
 CLAIM = Claim(
     "Networks generalize because of limited capacity or explicit regularization.",
@@ -96,7 +97,7 @@ class Config:
         ):
             object.__setattr__(self, name, value)
 
-    def validate(self):
+    def validate(self) -> None:
         if self.epochs_after_fit < 0:
             raise ValueError(f"epochs_after_fit must be 0 or positive, got {self.epochs_after_fit}")
         if self.explicit_regularizer in ("weight_decay", "all") and not self.training.coefficient:
@@ -124,7 +125,7 @@ def fits(model: keras.Model, x: np.ndarray, labels: np.ndarray, share: float = F
     return True
 
 
-def train(model, data, config, run):
+def train(model: keras.Model, data: Data, config: Config, run: Run) -> tuple[History, int | None]:
     """(History, first epoch that fits or None), trained for `epochs_after_fit` epochs more than that.
 
     A checkpoint knows that epoch, as the probe of it, so that an interrupted run ends where an uninterrupted one does.
@@ -147,7 +148,7 @@ def train(model, data, config, run):
     return history, fitted
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Train until the network is fitted, and a little longer: when that was, and accuracy and loss at the end."""
     model = build_network(config, data)
     history, fitted = train(model, data, config, run)

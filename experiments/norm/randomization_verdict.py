@@ -1,10 +1,11 @@
 """What runs on true and random labels say of capacity and explicit regularizers: verdict and figures of it."""
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.statistics import Interval, Trend, monotone_trend, t_interval
 from judging.decision import Finding, Statement, above, decide, fact, within
-from judging.results import paired_by_seed
+from judging.results import Group, Results, paired_by_seed
 from judging.verdict import Verdict
 from judging.wording import field_text, format_factor, format_interval, format_points
 from reporting import figures as plots
@@ -12,9 +13,10 @@ from reporting import figures as plots
 PIXELS = {"shuffled": "shuffled pixels", "random": "random pixels", "gaussian": "Gaussian pixels"}
 STRENGTHS = {"weight_decay": "coefficient", "dropout": "dropout"}  # the field that says how strong a regularizer is
 NOISE = ("random labels", *PIXELS.values())  # nothing that was learned from it holds on the test set
+Conditions = dict[str, pd.DataFrame]  # {condition: rows}
 
 
-def name_condition(row) -> str:
+def name_condition(row: pd.Series) -> str:
     """`true labels`, `random labels (p = 0.5)`, `random labels`, `shuffled pixels`, ..."""
     if row["pixel_noise"] != "none":
         return PIXELS[row["pixel_noise"]]
@@ -22,14 +24,14 @@ def name_condition(row) -> str:
     return "true labels" if p == 0 else "random labels" if p == 1 else f"random labels (p = {field_text(p)})"
 
 
-def name_setting(row) -> str:
+def name_setting(row: pd.Series) -> str:
     """`none`, `weight_decay 0.0005`, `augment`, `dropout 0.2`, `all (0.0005, 0.2)`: regularizers with strengths."""
     decay, dropout = field_text(row["coefficient"]), field_text(row["dropout"])
     strengths = {"weight_decay": f" {decay}", "dropout": f" {dropout}", "all": f" ({decay}, {dropout})"}
     return row["explicit_regularizer"] + strengths.get(row["explicit_regularizer"], "")
 
 
-def conditions_by_setting(group) -> dict[str, dict[str, pd.DataFrame]]:
+def conditions_by_setting(group: Group) -> dict[str, Conditions]:
     """{explicit regularizers: {condition: rows}} of a group in the table's order; diverged runs are among the rows."""
     result = {}
     for rows in group.split("explicit_regularizer", "coefficient", "dropout", "pixel_noise", "label_noise").values():
@@ -38,17 +40,17 @@ def conditions_by_setting(group) -> dict[str, dict[str, pd.DataFrame]]:
     return result
 
 
-def interval(rows, column="test/accuracy", confidence=0.95) -> Interval:
+def interval(rows: pd.DataFrame | None, column: str = "test/accuracy", confidence: float = 0.95) -> Interval:
     """The mean of a column over the rows' seeds; of nothing where there are no rows, or they lack it."""
     return t_interval(rows[column] if rows is not None and column in rows else [], confidence)
 
 
-def count_fitted(rows) -> int:
+def count_fitted(rows: pd.DataFrame | None) -> int:
     """How many runs were fitted."""
     return int(rows["fitted_epoch"].notna().sum()) if rows is not None and "fitted_epoch" in rows else 0
 
 
-def slowdown(rows, reference, confidence=0.95) -> Interval:
+def slowdown(rows: pd.DataFrame, reference: pd.DataFrame | None, confidence: float = 0.95) -> Interval:
     """Interval of the epochs to fit over those of `reference`, seed by seed, where both were fitted."""
     if not (count_fitted(rows) and count_fitted(reference)):
         return t_interval([])
@@ -57,18 +59,21 @@ def slowdown(rows, reference, confidence=0.95) -> Interval:
     return t_interval([ratio for ratio in ratios if ratio == ratio], confidence)
 
 
-def trend_over_p(rows, values, confidence) -> Trend:
+def trend_over_p(rows: pd.DataFrame, values: pd.Series, confidence: float) -> Trend:
     """Trend of values with the probability p of a random label: levels 2^p make its slope one per unit of p."""
     return monotone_trend(2.0 ** rows["label_noise"], values.astype(float), rows["seed"], confidence)
 
 
-def sampling_error(rows, accuracy) -> float:
+def sampling_error(rows: pd.DataFrame, accuracy: float) -> float:
     """Standard deviation of an accuracy on as many test images as the rows had; 0 where that was not kept."""
     images = rows["test/images"].mean() if "test/images" in rows else np.nan
     return float(np.sqrt(accuracy * (1 - accuracy) / images)) if images > 0 and 0 < accuracy < 1 else 0.0
 
 
-def statements(true, random, regularized, chance, margin) -> tuple:
+def statements(
+    true: pd.DataFrame | None, random: pd.DataFrame | None, regularized: dict[str, pd.DataFrame], chance: float,
+    margin: float,
+) -> tuple[tuple[Statement, ...], tuple[Statement, ...]]:  # fmt: skip
     """(supports, refutes) of one network: `true`, `random` are its unregularized rows, `regularized` {name: rows} those
     on true labels.
 
@@ -94,12 +99,12 @@ def statements(true, random, regularized, chance, margin) -> tuple:
     return supports, (Statement(text, (fitted, *at_chance(random), generalizes(true))),)
 
 
-def is_measured(group) -> bool:
+def is_measured(group: Group) -> bool:
     """Did any of the group's runs not diverge?"""
     return "test/accuracy" in group.rows and bool(group.rows["test/accuracy"].notna().any())
 
 
-def judge_group(group, margin, confidence) -> Finding:
+def judge_group(group: Group, margin: float, confidence: float) -> Finding:
     """What the runs of a Group say of capacity and explicit regularizers."""
     rows = group.rows
     if not is_measured(group):
@@ -127,7 +132,7 @@ def judge_group(group, margin, confidence) -> Finding:
     return Finding(group.label, ", ".join(parts) or "no run without explicit regularizers", *said)
 
 
-def describe_condition(name, rows, true, confidence):
+def describe_condition(name: str, rows: pd.DataFrame, true: pd.DataFrame | None, confidence: float) -> str:
     """How many runs were fitted, how well they generalize, and how much slower they were than on true labels."""
     accuracy = format_interval(interval(rows, confidence=confidence))
     text = f"{name} fitted in {count_fitted(rows)} of {len(rows)} runs, test accuracy {accuracy}"
@@ -136,7 +141,7 @@ def describe_condition(name, rows, true, confidence):
     return text
 
 
-def describe_sweep(plain, confidence):
+def describe_sweep(plain: Conditions, confidence: float) -> list[str]:
     """[text] of the trends over the probability of a random label, where there are several of them."""
     sweep = [rows for rows in plain.values() if rows["pixel_noise"].iloc[0] == "none"]
     if len(sweep) < 2:
@@ -152,7 +157,7 @@ def describe_sweep(plain, confidence):
     ]  # fmt: skip
 
 
-def doses(settings):
+def doses(settings: dict[str, Conditions]) -> dict[str, list[tuple[float, Conditions]]]:
     """{regularizer: [(strength, {condition: rows})] by strength} of those that were tried at several strengths.
 
     The strength is the coefficient of weight decay or the rate of dropout; `all` and `augment` have no scale.
@@ -166,7 +171,7 @@ def doses(settings):
     return {name: sorted(curve, key=lambda dose: dose[0]) for name, curve in found.items() if len(curve) > 1}
 
 
-def describe_doses(settings, true, confidence):
+def describe_doses(settings: dict[str, Conditions], true: pd.DataFrame | None, confidence: float) -> list[str]:
     """[text]: what each dose of a regularizer gains on true labels, and whether random labels are still fitted."""
     parts = []
     for name, curve in doses(settings).items():
@@ -184,7 +189,7 @@ def describe_doses(settings, true, confidence):
     return parts
 
 
-def describe_margins(true, random, confidence):
+def describe_margins(true: pd.DataFrame | None, random: pd.DataFrame | None, confidence: float) -> list[str]:
     """[text] of the median normalized margin on random labels over that on true ones, where runs of a seed fitted both.
     """
     if true is None or random is None or not {"margin/median", "fitted_epoch"} <= set(true):
@@ -199,7 +204,7 @@ def describe_margins(true, random, confidence):
     return [f"median normalized margin on random labels {format_factor(ratio)} times that on true ones"]
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Test accuracy of each network on true labels, on noise that it fits, and with explicit regularizers.
 
     One recipe a group; the rule is that of `statements`.
@@ -218,7 +223,7 @@ def judge(results):
     return decide(results, [judge_group(group, margin, results.confidence) for group in groups], test)
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Training curves; where any run was measured, accuracies by explicit regularizer, and over p where it varies."""
     groups = results.groups()
     result = {"training_curves": plot_training(groups, results.histories)}
@@ -232,7 +237,7 @@ def figures(results):
     return result
 
 
-def plot_training(groups, histories):
+def plot_training(groups: list[Group], histories: dict[str, pd.DataFrame]) -> Figure:
     """Training accuracy over each epoch against epochs; without explicit regularizers where there are such runs."""
     figure, axes = plots.panel_grid(len(groups), width=4.6)
     handles = {}
@@ -256,7 +261,7 @@ def plot_training(groups, histories):
     return figure
 
 
-def plot_corruption(groups):
+def plot_corruption(groups: list[Group]) -> Figure:
     """Epochs to fit, and test error at the end, against the probability of a random label."""
     figure, axes = plots.new(1, 2, width=4.6, height=3.8)
     styles, levels = plots.styles(), set()
@@ -285,7 +290,7 @@ def plot_corruption(groups):
     return figure
 
 
-def plot_doses(groups):
+def plot_doses(groups: list[Group]) -> Figure:
     """Accuracy on both sets against the strength of a regularizer, for true and for random labels."""
     curves = [
         (group, name, curve)
@@ -306,7 +311,7 @@ def plot_doses(groups):
     return figure
 
 
-def plot_regularizers(groups):
+def plot_regularizers(groups: list[Group]) -> Figure:
     """Accuracy on both sets by explicit regularizer, for true labels and for each kind of noise (no sweep over p)."""
     figure, axes = plots.new(len(groups), 2, width=4.8, height=3.3)
     shown = ("true labels", *NOISE)

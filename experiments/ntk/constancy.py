@@ -5,9 +5,10 @@ import numpy as np
 
 from analysis.features import pearson
 from analysis.kernels import centred_alignment, kernel_drift, label_alignment
-from analysis.statistics import t_interval
+from analysis.statistics import Trend, t_interval
 from experiments.ntk.limit_conditions import CONDITIONS, describe_missed
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.trends import format_trend, why_no_trend, width_trend
 from judging.verdict import Verdict
 from judging.wording import format_factor, format_interval
@@ -22,7 +23,7 @@ MARGINS = {
 NOTHING = 1e-12  # a change below it is rounding, and counts as this much
 
 
-def label_measures(before, after, labels):
+def label_measures(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """What two kernels [n, n] of the same inputs say of each other and of the labels [n] beyond kernel_drift."""
     return {
         "cka": centred_alignment(before, after),
@@ -31,7 +32,9 @@ def label_measures(before, after, labels):
     }
 
 
-def redraw_measures(kernel, other, trace, other_trace):
+def redraw_measures(
+    kernel: np.ndarray, other: np.ndarray, trace: np.ndarray, other_trace: np.ndarray
+) -> dict[str, float]:
     """How much alike the kernels of two initializations are: what no training does to the correlations of a drift.
 
     kernel, other: [n, k, n, k] or [n, n].  trace, other_trace: [n, n].
@@ -53,7 +56,7 @@ REDRAW_COLUMNS = {
 }
 
 
-def judge_constancy(results, *, correlation: str, change: str, noun: str) -> Verdict:
+def judge_constancy(results: Results, *, correlation: str, change: str, noun: str) -> Verdict:
     """The verdict of one claim: its change must be small at the largest width, and fall with width.
 
     correlation, change: columns.  noun: what they are measured on.
@@ -94,7 +97,10 @@ def judge_constancy(results, *, correlation: str, change: str, noun: str) -> Ver
     return decide(results, findings, test)
 
 
-def find(group, rising, falling, correlation, change, factor, size, confidence) -> Finding:
+def find(
+    group: Group, rising: Trend, falling: Trend, correlation: str, change: str, factor: float, size: float,
+    confidence: float,
+) -> Finding:  # fmt: skip
     """What the trends of one network with width say, and its level at the largest one.
 
     rising, falling: Trends of the correlation, and of the change as a power of the width.

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate_splits
 from analysis.features import pearson
@@ -30,10 +31,12 @@ from experiments.ntk.limit_conditions import (
     train,
 )
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
-from judging.verdict import Claim
+from judging.results import Group, Results
+from judging.verdict import Claim, Verdict
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
@@ -64,6 +67,7 @@ TABLE = (
     "ntk/relative_change", "ntk/correlation", "redraw/correlation", "ntk/trace_correlation", "ntk/cka",
     "ntk/label_alignment_before", "ntk/label_alignment_after", "train/loss", "train/accuracy", "test/accuracy",
 )  # fmt: skip
+Panel = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, kernel before and after, labels
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,17 @@ class Config:
     target_loss: float | None = target_loss_field()
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         check_conditions(self)
         if self.ntk_sample < 2:
             raise ValueError(f"ntk_sample must be at least 2 images, got {self.ntk_sample}")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     data.first_balanced(config.ntk_sample)  # refuses more images than there are
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The kernel on the same images before and after training, how far both lie apart, and how the network ends."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
@@ -117,12 +121,12 @@ def measure(config, data, run):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Constant: its relative change is small at the largest width, and falls with width (constancy.py)."""
     return judge_constancy(results, correlation="ntk/correlation", change="ntk/relative_change", noun="NTK")
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Correlation, that of two initializations, and relative change against width; kernels of the widest networks."""
     results = results.measured("ntk/correlation")
     if not len(results):
@@ -139,7 +143,7 @@ def figures(results):
     return {"ntk_against_width": figure, **({"ntk_heat_maps": heat_maps(panels)} if panels else {})}
 
 
-def widest_kernels(group, arrays):
+def widest_kernels(group: Group, arrays: dict[str, dict[str, np.ndarray]]) -> Panel | None:
     """(name, kernel before, after, labels) of the first seed of a group's widest network; None without its arrays."""
     name, rows, widths = group.label, group.rows, group.by_width
     if widths:  # a stored model has none
@@ -151,7 +155,7 @@ def widest_kernels(group, arrays):
     return name, kernels["heat/before"], kernels["heat/after"], kernels["heat/labels"]
 
 
-def heat_maps(panels):
+def heat_maps(panels: list[Panel]) -> Figure:
     """Kernels before, after and their difference, one row per (name, before, after, labels); lines between classes."""
     figure, axes = plots.new(len(panels), 3, width=3.4, height=3.1)
     for row, (name, before, after, labels) in zip(axes, panels):

@@ -7,6 +7,7 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate_splits
 from analysis.features import pearson
@@ -17,11 +18,13 @@ from experiments.ntk.constancy import REDRAW_COLUMNS, label_measures, redraw_mea
 from experiments.ntk.limit_conditions import check_conditions, rate_scaling_field, redraw, stored_defaults, train
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
@@ -64,7 +67,7 @@ class Config:
     rate_scaling: str = rate_scaling_field()
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         check_conditions(self)
         if self.ntk_sample < 2 or self.num_checkpoints < 2:
             raise ValueError(
@@ -81,11 +84,11 @@ class Config:
         return sorted({round(e) for e in np.geomspace(1, self.training.epochs, self.num_checkpoints)})
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     data.first_balanced(config.ntk_sample)  # refuses more images than there are
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The kernel's drift from initialization, and from one checkpoint to the next, early and late in training."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
@@ -126,7 +129,7 @@ def measure(config, data, run):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does every network's kernel change less in the late half of training (in log epoch) than in the early half?"""
     factor, still = results.margins["margin_factor"], results.margins["margin_level"]
     test = (
@@ -141,7 +144,7 @@ def judge(results):
     return decide(results, findings, test, opening="Late change over early change: ")
 
 
-def compare_halves(group, factor, still, confidence) -> Finding:
+def compare_halves(group: Group, factor: float, still: float, confidence: float) -> Finding:
     """The late against the early change of one Group, paired by seed."""
     late, early = (group.rows[f"evolution/{half}_change"].astype(float) for half in ("late", "early"))
     # A kernel that never moved says nothing of when it moves; one that stopped to the last bit has no logarithm.
@@ -160,7 +163,7 @@ def compare_halves(group, factor, still, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Correlation and relative change against epochs, from initialization and from one checkpoint to the next."""
     found = {group.label: curves(group, results.arrays) for group in results.groups()}
     found = {name: seeds for name, seeds in found.items() if seeds}
@@ -182,7 +185,7 @@ def figures(results):
     return {"ntk_evolution": figure}
 
 
-def curves(group, arrays):
+def curves(group: Group, arrays: dict[str, dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """Arrays of every seed of a group that has them; all are measured at the same epochs."""
     return [arrays[name] for name in group.rows["config_id"] if "evolution/epochs" in arrays.get(name, {})]
 

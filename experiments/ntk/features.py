@@ -5,6 +5,8 @@ after; and the inner products of another initialization's, which are alike in wi
 """
 from dataclasses import dataclass, field
 
+import numpy as np
+from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 
 from analysis.evaluation import evaluate_splits
@@ -27,10 +29,12 @@ from experiments.ntk.limit_conditions import (
     train,
 )
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
-from judging.verdict import Claim
+from judging.results import Results
+from judging.verdict import Claim, Verdict
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
@@ -69,17 +73,17 @@ class Config:
     target_loss: float | None = target_loss_field()
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         check_conditions(self)
         if self.feature_sample < 20:
             raise ValueError(f"feature_sample must be at least 20 images (two a class), got {self.feature_sample}")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     data.first_balanced(config.feature_sample)  # refuses more images than there are
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Features of the same images before and after training, and how their geometry changed."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.feature_sample)
@@ -108,19 +112,19 @@ def measure(config, data, run):
     }
 
 
-def inner_products(features):
+def inner_products(features: np.ndarray) -> np.ndarray:
     """The Gram matrix [n, n] of features [n, d]."""
     return features @ features.T
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Constant: the Gram matrix changes little at the largest width, and less with width (constancy.py)."""
     return judge_constancy(
         results, correlation="features/gram_correlation", change="features/gram_change", noun="features' Gram matrix"
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Correlation of inner products and of distances, and class separation after training, against width."""
     groups = results.measured("features/gram_correlation").groups()
     if not groups:

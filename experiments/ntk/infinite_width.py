@@ -5,6 +5,7 @@ At initialization, in NTK parameterization: the exact kernel of the finite netwo
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from analysis.infinite_width_kernels import ARCHITECTURES, limit_kernels
 from analysis.ntk import empirical_ntk
@@ -12,12 +13,14 @@ from analysis.statistics import t_interval
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide, within
+from judging.results import Group, Results
 from judging.trends import format_trend, width_trend
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 
 CLAIM = Claim(
     "The NTK of a finite network approaches the infinite-width limit at a rate of about width^(-1/2).",
@@ -44,22 +47,22 @@ class Config:
     ntk_sample: int = field(default=20, metadata={"help": "training images of the kernel, class-balanced"})
     seed: int = seed_field("weights and data subset")
 
-    def validate(self):
+    def validate(self) -> None:
         check_network(self)
         if self.ntk_sample < 2:
             raise ValueError(f"ntk_sample must be at least 2 images, got {self.ntk_sample}")
         check_variances(weight_variance=[self.weight_variance], bias_variance=[self.bias_variance])
 
 
-def label(config):
+def label(config: Config) -> str:
     return f"{config.architecture}-sw2={config.weight_variance:g}-sb2={config.bias_variance:g}"
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     data.first_balanced(config.ntk_sample)  # refuses more images than there are
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Relative Frobenius distances between a finite network's NTK on a sample of images and the limit of width."""
     x, _ = data.first_balanced(config.ntk_sample)
     depth = config.network.depth or DEFAULT_DEPTH
@@ -81,7 +84,7 @@ def measure(config, data, run):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Is the exponent of the width, over seeds, about -1/2 in every network?"""
     margin = results.margins["margin"]
     test = (
@@ -94,7 +97,7 @@ def judge(results):
     return decide(results, [find(group, margin, results.confidence) for group in groups_by_architecture(results)], test)
 
 
-def find(group, margin, confidence) -> Finding:
+def find(group: Group, margin: float, confidence: float) -> Finding:
     """The exponent of the width in one Group, and the distance at its largest width."""
     trend = width_trend(group, "ntk/distance", power_law=True, level=confidence)
     if trend is None:
@@ -112,7 +115,7 @@ def find(group, margin, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Distance from the limit, beside lines of the claimed rate, and mean diagonal over the limit's, against width."""
     groups = [group for group in groups_by_architecture(results.measured("ntk/distance")) if group.by_width]
     if not groups:

@@ -9,9 +9,13 @@ training loss, and nothing but alpha differs.
 """
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.linalg
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
 from analysis.evaluation import predict, score
@@ -20,16 +24,17 @@ from analysis.kernels import kernel_drift, kernel_regression, label_alignment, t
 from analysis.linearized_training import linearized_predictions
 from analysis.ntk import empirical_ntk
 from analysis.parameters import get_parameters
-from analysis.statistics import t_interval
+from analysis.statistics import PairedDifference, t_interval
 from experiments.ntk.limit_conditions import check_kernel_size
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import paired_by_seed
+from judging.results import Group, Results, paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_interval, format_points
 from models import DTYPES, NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import ask_network, build_network
 from training.gradient_descent import beside_parameters, descend
 
@@ -75,7 +80,7 @@ class Config:
     max_steps: int = field(default=5000, metadata={"help": "steps of full-batch gradient descent at most"})
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         for name in ("alpha", "final_loss"):
             value = getattr(self, name)
             if not (value > 0 and np.isfinite(value)):
@@ -92,13 +97,13 @@ class Config:
             raise ValueError("full-batch gradient descent has one training set: augment must be false")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     check_kernel_size(data)
     if reason := ask_network("beside parameters", config, data, run, beside_parameters):
         raise ValueError(f"lazy trains a network as it is in inference, and this one has {reason}")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The network trained at scale alpha to the final loss, and how far from the kernel machine it has got there."""
     model = build_network(config, data)
     x, test = data.x_train, data.x_test
@@ -135,7 +140,9 @@ def measure(config, data, run):
     }
 
 
-def compare(kernel, cross, data, loss, network):
+def compare(
+    kernel: np.ndarray, cross: np.ndarray, data: Data, loss: float, network: np.ndarray
+) -> dict[str, float]:
     """The kernel machine of Theta0 [m, k, m, k] at the same training loss and in the end, against the network.
 
     network: outputs of the scaled network on the test set, [test, k], which training moved from 0.
@@ -159,7 +166,7 @@ def compare(kernel, cross, data, loss, network):
     }
 
 
-def time_of_loss(values, coefficients, loss, examples):
+def time_of_loss(values: np.ndarray, coefficients: np.ndarray, loss: float, examples: int) -> float:
     """When gradient flow of a kernel machine reaches a training loss, in units of the flow's time over `examples`.
 
     values, coefficients [m k]: eigenvalues of the kernel, and the targets in its eigenvectors. The loss at time t is
@@ -175,7 +182,7 @@ def time_of_loss(values, coefficients, loss, examples):
     return float(np.exp(brentq(excess, low, high))) if excess(high) < 0 else float(np.exp(high))
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does any scale at which features may move, alpha = 1 or below, generalize better than lazy training?"""
     margin, level = results.margins["margin"], results.margins["margin_level"]
     test = (
@@ -193,7 +200,7 @@ def judge(results):
     )
 
 
-def find_group(group, margin, level, confidence) -> Finding:
+def find_group(group: Group, margin: float, level: float, confidence: float) -> Finding:
     """What the scales of one Group gain over its largest one."""
     scales = dict(sorted(group.split("alpha").items()))
     fitted = {alpha: rows[rows["fitted"].astype(bool)] for alpha, rows in scales.items()}
@@ -222,7 +229,7 @@ def find_group(group, margin, level, confidence) -> Finding:
     )  # fmt: skip
 
 
-def describe_left_out(scales, fitted):
+def describe_left_out(scales: dict[float, pd.DataFrame], fitted: dict[float, pd.DataFrame]) -> str:
     """`; at alpha 1 2 of 3 runs did not reach the training loss`, for each scale with such runs.
 
     scales: {alpha: rows}.  fitted: those of them that reached it.
@@ -234,7 +241,9 @@ def describe_left_out(scales, fitted):
     )  # fmt: skip
 
 
-def describe_scales(largest, lazy, gains, confidence):
+def describe_scales(
+    largest: float, lazy: pd.DataFrame, gains: dict[float, PairedDifference], confidence: float
+) -> str:
     """How lazy training is at the largest alpha and how well it generalizes; what each smaller one gains over it."""
     change = float(lazy["kernel/relative_change"].astype(float).max())
     accuracy = format_interval(t_interval(lazy["test/accuracy"].astype(float), confidence), 3)
@@ -248,7 +257,7 @@ def describe_scales(largest, lazy, gains, confidence):
     )
 
 
-def why_not_judged(lazy, compared, level):
+def why_not_judged(lazy: pd.DataFrame, compared: dict[float, pd.DataFrame], level: float) -> str:
     """Why lazy training cannot be compared here with training that is not; "" where it can."""
     if float(lazy["kernel/relative_change"].astype(float).max()) > level:
         return ", which is not lazy"
@@ -261,7 +270,7 @@ def why_not_judged(lazy, compared, level):
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Test accuracy, the change of the NTK and the distance from the kernel machine, over the scale."""
     results = results.measured("test/accuracy")
     if not len(results):
@@ -286,7 +295,7 @@ PANELS = (
 )  # fmt: skip
 
 
-def draw(axis, group, column, confidence, *, scale, **style):
+def draw(axis: Axes, group: Group, column: str, confidence: float, *, scale: str, **style: Any) -> None:
     """Mean and interval of a column over seeds, at each alpha; geometric ones on a logarithmic scale."""
     scales = {alpha: rows[column].astype(float) for alpha, rows in sorted(group.split("alpha").items())}
     if scale == "log":

@@ -7,13 +7,19 @@ Networks of different widths are compared at an equal training loss where `--tar
 """
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import field
+from typing import Any
 
+import keras
 import pandas as pd
 
 from models import default_width
 from models.layers import layer_seed
-from training.fit import build_network, fit, loss_reached
+from models.stored_file import StoredFile
+from reporting.run_folder import Run
+from training.data import Data
+from training.fit import History, TrainingConfig, build_network, fit, loss_reached
 
 SCALINGS = ("none", "width")
 NTK_PARAMETERIZED = ("mlp_ntk",)  # models whose NTK does not grow with width
@@ -21,7 +27,7 @@ MAX_ROWS = 20000  # of a kernel matrix that is solved
 CONDITIONS = {"rate_scaling": ["width"]}  # of a grid whose claim is of infinite width
 
 
-def rate_scaling_field():
+def rate_scaling_field() -> Any:
     """The field `rate_scaling` of a Config."""
     return field(
         default="none",
@@ -33,7 +39,7 @@ def rate_scaling_field():
     )
 
 
-def target_loss_field():
+def target_loss_field() -> Any:
     """The field `target_loss` of a Config."""
     return field(
         default=None,
@@ -45,7 +51,7 @@ def target_loss_field():
     )
 
 
-def check_conditions(config):
+def check_conditions(config: Any) -> None:
     """Raise ValueError for a rate_scaling or a target_loss that cannot be."""
     if config.rate_scaling not in SCALINGS:
         raise ValueError(f"unknown rate_scaling {config.rate_scaling!r}: allowed are {', '.join(SCALINGS)}")
@@ -59,7 +65,7 @@ def check_conditions(config):
         raise ValueError(f"target_loss must be a finite number above 0, or none, got {target}")
 
 
-def check_kernel_size(data):
+def check_kernel_size(data: Data) -> None:
     """Raise ValueError for a training set whose kernel is too large to solve."""
     size = len(data.x_train) * data.num_classes
     if size > MAX_ROWS:
@@ -69,12 +75,12 @@ def check_kernel_size(data):
         )
 
 
-def stored_defaults(file, asked):
+def stored_defaults(file: StoredFile, asked: dict) -> dict[str, list[str]]:
     """A stored file is trained at its own rate: one network says nothing of how a rate goes with width."""
     return {"rate_scaling": ["none"]}
 
 
-def scaled_training(config):
+def scaled_training(config: Any) -> TrainingConfig:
     """config.training with the learning rate that rate_scaling makes of it."""
     network, training = config.network, config.training
     if config.rate_scaling == "none" or network.model in NTK_PARAMETERIZED or network.width is None:
@@ -83,21 +89,21 @@ def scaled_training(config):
     return dataclasses.replace(training, learning_rate=rate)
 
 
-def train(model, data, config, run, probe=None):
+def train(model: keras.Model, data: Data, config: Any, run: Run, probe: Callable | None = None) -> History:
     """Train the model of a config under its rate_scaling and target_loss; returns fit's History."""
     training, target = scaled_training(config), getattr(config, "target_loss", None)
     until = None if target is None else loss_reached(data, training.loss, target)
     return fit(model, data, training, seed=config.seed, run=run, probe=probe, until=until)
 
 
-def redraw(config, data):
+def redraw(config: Any, data: Data) -> keras.Model | None:
     """The config's network from another initialization, independent of those of all seeds; None for a stored file."""
     if config.network.model.endswith(".keras"):
         return None
     return build_network(dataclasses.replace(config, seed=layer_seed(config.seed, "redraw")), data)
 
 
-def describe_missed(rows) -> str:
+def describe_missed(rows: pd.DataFrame) -> str:
     """`2 of 9 runs did not reach ..`: of the rows of a group; "" where all runs did, or none had a target."""
     if not {"target_loss", "train/loss"} <= set(rows):
         return ""

@@ -1,5 +1,6 @@
 """What the claims on infinite width share: networks in NTK parameterization, whose limits have closed forms."""
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,9 +10,10 @@ from judging.results import Group, Results
 from models import default_width
 from models.ntk_parameterized import ntk_parameterized
 from training import reuse
+from training.data import Data
 
 
-def check_variances(*, weight_variance, bias_variance):
+def check_variances(*, weight_variance: list[float], bias_variance: list[float]) -> None:
     """Raise ValueError unless these variances, [values] each, are ones that a network can have."""
     if not all(0 < v < np.inf for v in weight_variance):
         raise ValueError(f"weight variances must be finite and > 0, got {weight_variance}")
@@ -19,7 +21,7 @@ def check_variances(*, weight_variance, bias_variance):
         raise ValueError(f"bias_variance must be finite and >= 0, got {bias_variance}")
 
 
-def check_network(config):
+def check_network(config: Any) -> None:
     """Raise ValueError unless config.network and config.architecture say a network of known limit.
 
     It is built here, in NTK parameterization: of NetworkConfig it has width, depth, activation and dtype.
@@ -38,7 +40,7 @@ def check_network(config):
         raise ValueError(f"unknown architecture {config.architecture!r}: allowed are {', '.join(ARCHITECTURES)}")
 
 
-def build_finite(config, data, *, weight_variance: float, depth: int) -> keras.Model:
+def build_finite(config: Any, data: Data, *, weight_variance: float, depth: int) -> keras.Model:
     """The finite network of a config that check_network accepts, with the config's width and seed."""
     network = config.network
     options = {

@@ -8,10 +8,12 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import scipy.linalg
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate_splits, predict, score
-from analysis.kernels import kernel_regression
+from analysis.kernels import KernelRegression, kernel_regression
 from analysis.linearized_training import linearized_predictions, momentum_share
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
@@ -28,12 +30,14 @@ from experiments.ntk.limit_conditions import (
 )
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, within
+from judging.results import Group, Results
 from judging.trends import format_trend, why_no_trend, width_trend
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network
 
 CLAIM = Claim(
@@ -85,7 +89,7 @@ class Config:
     target_loss: float | None = target_loss_field()
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         check_conditions(self)
         if not 0 <= self.ridge < math.inf:
             raise ValueError(f"ridge must be 0 or a positive finite number, got {self.ridge}")
@@ -95,11 +99,11 @@ class Config:
             )
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     check_kernel_size(data)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The trained network, and how far from its test predictions those of the linear networks lie."""
     model = build_network(config, data)
     x, test = data.x_train, data.x_test
@@ -131,7 +135,10 @@ def measure(config, data, run):
     }
 
 
-def follow_steps(config, eigen, cross, residual, start, epochs, network, moved, data):
+def follow_steps(
+    config: Config, eigen: tuple[np.ndarray, np.ndarray], cross: np.ndarray, residual: np.ndarray, start: np.ndarray,
+    epochs: int, network: np.ndarray, moved: float, data: Data,
+) -> dict[str, float]:  # fmt: skip
     """The linearized network after the steps that the network took; without distance where it diverges.
 
     Batches smaller than the training set are followed in the mean, by full-batch steps. Empty with a regularizer, for
@@ -159,7 +166,9 @@ def follow_steps(config, eigen, cross, residual, start, epochs, network, moved, 
     return {**result, **compare("linearized", predictions, network, moved, data)}
 
 
-def compare(name, predictions, network, moved, data):
+def compare(
+    name: str, predictions: np.ndarray, network: np.ndarray, moved: float, data: Data
+) -> dict[str, float]:
     """What a linear network predicts on the test set, [n, k], and its distance from the network's predictions there.
 
     moved: how far training moved the network's test predictions, the unit of the distance.
@@ -173,7 +182,7 @@ def compare(name, predictions, network, moved, data):
     }
 
 
-def describe_regression(name, regression):
+def describe_regression(name: str, regression: KernelRegression) -> dict[str, float]:
     """How far to trust a KernelRegression."""
     return {
         f"{name}/condition": regression.condition_number,
@@ -182,7 +191,7 @@ def describe_regression(name, regression):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Is the widest network the linearized one, within margins, and does it come closer with width?"""
     margin, factor, near = (results.margins[name] for name in ("margin", "margin_factor", "margin_level"))
     test = (
@@ -204,7 +213,7 @@ def judge(results):
     return Verdict("undecided", f"{why_no_trend(groups)}. Measured: {measured}.", test)
 
 
-def describe_stored(group, confidence):
+def describe_stored(group: Group, confidence: float) -> str:
     """What was measured of a Group without widths, whose seeds are all of one network."""
     name = "linearized" if "linearized/distance" in group.rows else "initial"
     columns = (f"{name}/distance", "test/accuracy", f"{name}/test/accuracy")
@@ -212,7 +221,7 @@ def describe_stored(group, confidence):
     return "distance {}, test accuracy {}, linearized {}".format(*means)
 
 
-def why_not_judged(rows):
+def why_not_judged(rows: pd.DataFrame) -> str:
     """What keeps the runs of a group from being judged, in words; "" where nothing does."""
     runs = len(rows)
     if missed := describe_missed(rows):
@@ -233,7 +242,7 @@ def why_not_judged(rows):
     return ""
 
 
-def judge_network(group, margin, factor, near, confidence) -> Finding:
+def judge_network(group: Group, margin: float, factor: float, near: float, confidence: float) -> Finding:
     """The distance of one network over its widths, and its accuracy against the linearized one's at the largest."""
     if not group.by_width:
         return Finding(group.label, f"no width, so no trend: {describe_stored(group, confidence)}")
@@ -266,7 +275,7 @@ def judge_network(group, margin, factor, near, confidence) -> Finding:
     )  # fmt: skip
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Distance from the linearized network, and test accuracies of network and kernel machines, against width."""
     groups = results.measured("initial/distance").groups()
     if not groups:

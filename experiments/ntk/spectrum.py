@@ -16,6 +16,7 @@ from itertools import product
 
 import numpy as np
 import scipy.linalg
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from analysis.infinite_width_kernels import ARCHITECTURES, critical_condition, limit_kernels_at, spectrum_of
@@ -27,16 +28,18 @@ from analysis.linearized_training import (
     relative_decay_rate,
     scale_to_unit_variance,
 )
-from analysis.mean_field import critical_weight_variance, phase
+from analysis.mean_field import Phase, critical_weight_variance, phase
 from analysis.statistics import leave_one_out_error, paired_difference, rank_correlation, t_interval
 from experiments.ntk import spectrum_figures
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval
 from models import NetworkConfig
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, fit
 
 CLAIM = Claim(
@@ -104,7 +107,7 @@ class Config:
     curve_depth: int = field(default=200, metadata={"help": "largest depth of the curves in the three phases"})
     seed: int = seed_field("weights and data subset")
 
-    def validate(self):
+    def validate(self) -> None:
         check_network(self)
         if self.network.depth is not None:
             raise ValueError(f"depths of finite networks are given by --finite_depths, got depth={self.network.depth}")
@@ -160,11 +163,11 @@ class Config:
         return list(found)
 
 
-def label(config):
+def label(config: Config) -> str:
     return f"{config.architecture}-sb2={config.bias_variance:g}"
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     """Refuses kernels that are too large, and convolutions of what are no images."""
     m, size = len(data.x_train), len(data.x_train) + len(data.x_test)
     if size > MAX_IMAGES or m < 2:
@@ -176,7 +179,7 @@ def check(config, data, run):
         raise ValueError(f"{config.architecture} needs images, got inputs of shape {data.input_shape}")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Spectrum and predictor of the infinite-width network against depth, its map, and how finite networks agree."""
     data = replace(data, x_train=scale_to_unit_variance(data.x_train), x_test=scale_to_unit_variance(data.x_test))
     if config.centre_labels:
@@ -191,7 +194,9 @@ def measure(config, data, run):
     return result | (finite_networks(config, data, run, infinite) if config.finite_depths else {})
 
 
-def kernels(config, data, variance, depths):
+def kernels(
+    config: Config, data: Data, variance: float, depths: list[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """{depth: (nngp, ntk)} of training and test images together."""
     x = np.concatenate([data.x_train, data.x_test])
     return limit_kernels_at(
@@ -200,7 +205,7 @@ def kernels(config, data, variance, depths):
     )  # fmt: skip
 
 
-def map_row(config, data, variance, depths):
+def map_row(config: Config, data: Data, variance: float, depths: list[int]) -> list[dict[str, float]]:
     """[measures of the infinite-width network] at one weight variance, depth by depth."""
     y, m = data.y_train.astype(np.float64), len(data.x_train)
     # One draw for all cells: they differ by their kernels only.
@@ -227,7 +232,7 @@ def map_row(config, data, variance, depths):
     return row
 
 
-def curves(config, data):
+def curves(config: Config, data: Data) -> dict[str, np.ndarray | float]:
     """Spectrum and mean predictor against depth in the three phases, and the measured rates over the predicted ones."""
     activation, m = config.network.activation, len(data.x_train)
     depths = sorted({round(depth) for depth in np.geomspace(1, config.curve_depth, 30)})
@@ -257,7 +262,9 @@ def curves(config, data):
     }
 
 
-def rates(l, condition, predictor, limit, ordered, chaotic):
+def rates(
+    l: np.ndarray, condition: np.ndarray, predictor: np.ndarray, limit: float, ordered: Phase, chaotic: Phase
+) -> dict[str, float]:
     """Measured over predicted rates at which the curves rise and fall with depth l [L] (Xiao et al. 2020, Table 1).
 
     condition [3, L]: in the three phases.  predictor [L]: in the chaotic one.  limit: of the condition number at
@@ -276,7 +283,9 @@ def rates(l, condition, predictor, limit, ordered, chaotic):
     }
 
 
-def finite_networks(config, data, run, infinite):
+def finite_networks(
+    config: Config, data: Data, run: Run, infinite: dict[str, np.ndarray]
+) -> dict[str, np.ndarray | float]:
     """Train the finite networks, and correlate how they end with what the infinite-width network's map says of them.
 
     infinite: {name: [V, L]} over the weight variances and depths of the map.
@@ -320,7 +329,9 @@ def finite_networks(config, data, run, infinite):
     }
 
 
-def train_finite(config, data, run, variance, depth, lambda_max):
+def train_finite(
+    config: Config, data: Data, run: Run, variance: float, depth: int, lambda_max: float
+) -> tuple[float, float]:
     """(training, test accuracy) of one finite network; nan if it diverged."""
     m = len(data.x_train)
     model = build_finite(config, data, weight_variance=variance, depth=depth)
@@ -334,7 +345,7 @@ def train_finite(config, data, run, variance, depth, lambda_max):
     return history.rows[-1]["train/accuracy"], history.rows[-1]["test/accuracy"]
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does the spectrum tell of finite networks, and more than depth and weight variance do?  Over seeds, whose cells
     are drawn anew.
     """
@@ -354,7 +365,7 @@ def judge(results):
     return decide(results, [judge_diagram(group, margin, results.confidence) for group in groups], test)
 
 
-def judge_diagram(group, margin, confidence) -> Finding:
+def judge_diagram(group: Group, margin: float, confidence: float) -> Finding:
     """Both correlations and what the spectrum saves, of one phase diagram over its seeds."""
     rows, tests, refutes, texts = group.rows, [], [], []
 
@@ -393,7 +404,7 @@ def judge_diagram(group, margin, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Curves against depth, phase diagram, heat maps of accuracy, and what the spectrum says of each finite network."""
     return spectrum_figures.figures(groups_by_architecture(results), results.arrays)
 

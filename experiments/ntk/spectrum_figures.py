@@ -1,14 +1,20 @@
 """The figures of experiments/ntk/spectrum.py: curves against depth, phase diagram, heat maps, predictions."""
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from analysis.mean_field import critical_weight_variance, phase
+from analysis.mean_field import Phase, critical_weight_variance, phase
+from judging.results import Group
 from reporting import figures as plots
 
 SCALES = 8  # depth scales after which a signal is gone: e^-8 (the factor of the authors' own figures)
 PHASES = ("ordered", "critical", "chaotic")
+Seeds = list[dict[str, np.ndarray]]  # {name: array} of each seed
+Setting = tuple[str, float]  # activation, bias variance
 
 
-def figures(groups, arrays):
+def figures(groups: list[Group], arrays: dict[str, dict[str, np.ndarray]]) -> dict[str, Figure]:
     """One figure of each kind, of the first group whose arrays are there; where there are several groups, it is named.
 
     groups: of Results.groups.  arrays: {config_id: {name: array}}.
@@ -24,8 +30,8 @@ def figures(groups, arrays):
     return {}
 
 
-def draw(arrays, setting):
-    """{name: figure} of one phase diagram.  arrays: of its seeds.  setting: (activation, bias variance)."""
+def draw(arrays: Seeds, setting: Setting) -> dict[str, Figure]:
+    """{name: figure} of one phase diagram."""
     found = {"spectrum_against_depth": depth_curves(arrays, setting), "phase_diagram": diagram(arrays, setting)}
     found["heat_maps"] = heat_maps(arrays, setting)
     if "finite/train" in arrays[0]:
@@ -33,7 +39,7 @@ def draw(arrays, setting):
     return found
 
 
-def mean(arrays, name):
+def mean(arrays: Seeds, name: str) -> np.ndarray:
     """Mean over seeds; nan where no seed has a value."""
     values = np.stack([a[name] for a in arrays])
     known = np.isfinite(values)
@@ -41,14 +47,14 @@ def mean(arrays, name):
     return np.where(count > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-def log_mean(arrays, name):
+def log_mean(arrays: Seeds, name: str) -> np.ndarray:
     """Geometric mean over seeds; nan where a seed has no finite positive value."""
     values = np.stack([a[name] for a in arrays]).astype(float)
     values[~(np.isfinite(values) & (values > 0))] = np.nan
     return np.exp(np.log(values).mean(axis=0))
 
 
-def depth_curves(arrays, setting):
+def depth_curves(arrays: Seeds, setting: Setting) -> Figure:
     """Measured: markers. Predicted rates, through the measured value half-way to the last resolved one: grey lines."""
     activation, bias = setting
     figure, axes = plots.new(1, 3, width=4.6, height=3.8)
@@ -89,7 +95,9 @@ def depth_curves(arrays, setting):
     return figure
 
 
-def predicted(kind, name, theory, depths, arrays):
+def predicted(
+    kind: str, name: str, theory: Phase, depths: np.ndarray, arrays: Seeds
+) -> tuple[np.ndarray, str]:
     """(shape of the predicted curve against depth, its formula): Xiao et al. 2020, Table 1."""
     l = depths.astype(float)
     if kind == "condition":
@@ -105,13 +113,13 @@ def predicted(kind, name, theory, depths, arrays):
     }[name]
 
 
-def scale_of(activation, variance, bias):
+def scale_of(activation: str, variance: float, bias: float) -> float:
     """The depth at which trainability (ordered) or generalization (chaotic) is gone."""
     theory = phase(activation, variance, bias)
     return SCALES * (theory.xi_star if theory.name == "chaotic" else theory.xi_1)
 
 
-def diagram(arrays, setting):
+def diagram(arrays: Seeds, setting: Setting) -> Figure:
     """Phases over both variances, with the depth at which information is gone; where this trial lies: dots."""
     activation, bias = setting
     used = arrays[0]["map/weight_variances"]
@@ -140,7 +148,7 @@ def diagram(arrays, setting):
     return figure
 
 
-def edges(values, *, log=False):
+def edges(values: ArrayLike, *, log: bool = False) -> np.ndarray:
     """Borders between cells around the given centres."""
     values = np.log(values) if log else np.asarray(values, float)
     if len(values) == 1:
@@ -151,7 +159,7 @@ def edges(values, *, log=False):
     return np.exp(result) if log else result
 
 
-def heat_maps(arrays, setting):
+def heat_maps(arrays: Seeds, setting: Setting) -> Figure:
     """Training and test accuracy over weight variance and depth, with the depth scales; below it finite networks."""
     finite = "finite/train" in arrays[0]
     figure, axes = plots.new(1 + finite, 2, width=4.8, height=3.4, sharex=True, sharey=True)
@@ -192,10 +200,10 @@ def heat_maps(arrays, setting):
     return figure
 
 
-def finite_map(arrays):
+def finite_map(arrays: Seeds) -> tuple[list[float], list[int], list[np.ndarray]]:
     """(weight variances [V], depths [L], [training, test accuracy [V, L]]) of the finite networks, means over seeds."""
     v, l = arrays[0]["finite/weight_variance"], arrays[0]["finite/depth"]
-    variances, depths = sorted(set(v)), sorted(set(l))
+    variances, depths = sorted(set(v.tolist())), sorted(set(l.tolist()))
     tables = []
     for name in ("train", "test"):
         table = np.full([len(variances), len(depths)], np.nan)
@@ -204,7 +212,7 @@ def finite_map(arrays):
     return variances, depths, tables
 
 
-def plot_depth_scales(axis, borders, setting):
+def plot_depth_scales(axis: Axes, borders: np.ndarray, setting: Setting) -> None:
     """The depths at which trainability and generalization end, against weight variances between two borders."""
     fine = np.linspace(*borders, 300)
     fine = fine[fine > 0.05]
@@ -218,7 +226,7 @@ def plot_depth_scales(axis, borders, setting):
         axis.plot(fine[part], scales[part], color="white", linestyle=dashes, linewidth=1.8, label=text)
 
 
-def prediction(arrays, setting):
+def prediction(arrays: Seeds, setting: Setting) -> Figure:
     """Every finite network of every seed: what the spectrum says of it, and what came out."""
     figure, axes = plots.new(1, 2, width=4.8, height=3.6)
     joined = {name: np.concatenate([a[f"finite/{name}"] for a in arrays])
