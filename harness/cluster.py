@@ -365,14 +365,21 @@ class Pool:
     def _nodes(self):
         return [node for node in self.ray.nodes() if node["Alive"]]
 
+    def _resources(self):
+        return [node["Resources"] for node in self._nodes()]
+
+    def _fits(self, resources):
+        """Whether a node with such resources, all of them free, can run a config."""
+        return resources.get("CPU", 0) >= self.cpus and resources.get("GPU", 0) >= self.workers.gpus
+
     def _check_resources(self):
         """Raise ValueError if no node could ever run a config."""
-        found = [node["Resources"] for node in self._nodes()]
+        found = self._resources()
         for flag, name, asked in (("cpus_per_config", "CPU", self.cpus), ("gpus_per_config", "GPU", self.workers.gpus)):
             most = max((resources.get(name, 0) for resources in found), default=0)
             if asked > most:
                 raise ValueError(f"{flag} {asked:g} is more than any node has: the most is {most:g} {name}s")
-        if not any(r.get("CPU", 0) >= self.cpus and r.get("GPU", 0) >= self.workers.gpus for r in found):
+        if not any(map(self._fits, found)):
             raise ValueError(f"no node has {self.cpus:g} CPUs and {self.workers.gpus:g} GPUs for one config")
 
     def _check_packages(self):
@@ -422,7 +429,7 @@ class Pool:
         data_dir = str(Path(data_dir).resolve()) if data_dir else None
         place = Place(str(self.folder), data_dir, token, self.workers.threads, self.workers.gpus)
         self.common = ray.put(experiment), ray.put(place)
-        self.models = {}
+        self.models, self.fits = {}, True
         self.task = ray.remote(
             num_cpus=self.cpus,
             num_gpus=self.workers.gpus,
@@ -440,7 +447,17 @@ class Pool:
         """
         if self.workers.number:
             return self.workers.number
-        return max(1, sum(int(node["Resources"].get("CPU", 0) // self.cpus) for node in self._nodes()))
+        return max(1, sum(int(resources.get("CPU", 0) // self.cpus) for resources in self._resources()))
+
+    def _watch_nodes(self):
+        """Say when the last node that fits is gone, and when there is one again: until then Ray's tasks wait."""
+        fits = any(map(self._fits, self._resources()))
+        if fits != self.fits:
+            self.say("A node fits again." if fits else (
+                f"No node is left with {self.cpus:g} CPUs and {self.workers.gpus:g} GPUs: waiting for one. After "
+                "Ctrl-C the same command goes on from here."
+            ))  # fmt: skip
+        self.fits = fits
 
     def _submit(self, config, identity, fields):
         model = config.network.model
@@ -470,6 +487,7 @@ class Pool:
                     self.say(line)
                 if progress:
                     progress.others(at)
+                self._watch_nodes()
                 shown, room = time.monotonic(), self._room()
             for reference in ready:
                 job = running.pop(reference)
