@@ -43,13 +43,13 @@ def least_scales(chain: list) -> np.ndarray:
     if len(chain) < 2 or not (kernels > 0).all():
         return np.ones(len(chain))  # a layer of nothing: no scale is best
 
-    def norm(inner):
+    def log_norm(inner):  # convex as well, and its slope is at most 2: no step leads to where exp overflows
         logs = np.concatenate([[0.0], inner, [0.0]])
         of_kernels, of_biases = kernels * np.exp(2 * np.diff(logs)), biases * np.exp(2 * logs[1:])
-        slope = 2 * (of_kernels[:-1] - of_kernels[1:] + of_biases[:-1])
-        return of_kernels.sum() + of_biases.sum(), slope
+        total = of_kernels.sum() + of_biases.sum()
+        return np.log(total), 2 * (of_kernels[:-1] - of_kernels[1:] + of_biases[:-1]) / total
 
-    found = minimize(norm, np.zeros(len(chain) - 1), jac=True, method="BFGS")
+    found = minimize(log_norm, np.zeros(len(chain) - 1), jac=True, method="BFGS", options={"gtol": 1e-8})
     return np.exp(np.append(found.x, 0.0))
 
 
