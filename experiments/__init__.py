@@ -2,6 +2,10 @@
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.experiment import Experiment  # which imports TensorFlow
 
 
 def _import_tensorflow_quietly():
@@ -27,6 +31,6 @@ def _import_tensorflow_quietly():
 _import_tensorflow_quietly()
 
 
-def load_experiments(package, *names):
+def load_experiments(package: str, *names: str) -> dict[str, "Experiment"]:
     """{name: harness.experiment.Experiment} of the modules `package.name`: an experiment is called like its file."""
     return {name: importlib.import_module(f"{package}.{name}").EXPERIMENT for name in names}

@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def build_network(config: Any, data: Data) -> keras.Model:
     return reuse.network((network, digest, tuple(data.input_shape), data.num_classes), build)
 
 
-def ask_network(what: str, config: Any, data: Data, run: Any, question: Callable) -> Any:
+def ask_network(what: Hashable, config: Any, data: Data, run: Any, question: Callable) -> Any:
     """question(network), for what rests on a network's layers and shapes and not on its weights.
 
     Asked once of all configs whose networks differ by their seed alone; what: names the question.

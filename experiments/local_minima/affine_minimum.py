@@ -12,11 +12,13 @@ high the loss rises on the straight line to a trained network.
 import dataclasses
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.activations import inactive_fractions
-from analysis.affine_minimum import certify, embed, relu_mlp_layers
+from analysis.affine_minimum import AffineMinimum, Certificate, certify, embed, relu_mlp_layers
 from analysis.evaluation import evaluate, evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues, largest_eigenvalue
 from analysis.parameters import get_parameters, set_parameters
@@ -25,11 +27,13 @@ from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, decide, fact
+from judging.results import Results
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_factor, list_words
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 from training.plain_sgd import PlainSGD
 
@@ -141,7 +145,7 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         for name in ("escape_rates", "rescalings"):
             values = getattr(self, name)
             if not all(0 < value < np.inf for value in values) or len(set(values)) < len(values):
@@ -153,12 +157,12 @@ class Config:
             raise ValueError(f"hessian_products must be at least 50, got {self.hessian_products}")
 
 
-def applies(config):
+def applies(config: Config) -> bool:
     name = config.network.model
     return (name == "mlp" and config.network.activation == "relu") or name.endswith(".keras")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The embedded minimum and its certificate, the loss around it, and how training from it and from default ends."""
     affine = affine_optimum(config, data, run)
     model = build_network(config, data)
@@ -170,10 +174,12 @@ def measure(config, data, run):
     result = {"affine/loss": affine.loss, "affine/gradient_norm": affine.gradient_norm, "affine/rank": affine.rank}
     result.update(measure_minimum(config, model, data, surface, certificate))
     result.update(sample_neighbourhood(config, surface, minimum, certificate.radius, result["minimum/train/loss"]))
-    result.update(measure_rescalings(config, model, data, surface, affine, minimum, certificate, result))
-    result.update(walk_from_minimum(config, model, data, surface, minimum, certificate.radius, result))
+    largest = result["hessian/largest"]
+    rescaled = measure_rescalings(config, model, data, surface, affine, minimum, certificate, largest)
+    result.update(rescaled)
+    result.update(walk_from_minimum(config, model, data, surface, minimum, certificate.radius, largest, rescaled))
     set_parameters(model, minimum)
-    result.update(train_from_minimum(config, model, data, run, surface, minimum, result["hessian/largest"]))
+    result.update(train_from_minimum(config, model, data, run, surface, minimum, largest))
     set_parameters(model, start)
     result.update(train_from_default(config, model, data, run))
     if result["diverged_epoch"] is None:
@@ -181,7 +187,9 @@ def measure(config, data, run):
     return result
 
 
-def measure_minimum(config, model, data, surface, certificate):
+def measure_minimum(
+    config: Config, model: keras.Model, data: Data, surface: TrainingLoss, certificate: Certificate
+) -> dict[str, float]:
     """Loss, gradient and both ends of the Hessian's spectrum at the embedded minimum, and what is certified of it."""
     value, gradient = surface.value_and_gradient()
     ends = extreme_eigenvalues(surface.hessian(), max_products=config.hessian_products, seed=config.seed)
@@ -203,7 +211,9 @@ def measure_minimum(config, model, data, surface, certificate):
     }
 
 
-def sample_neighbourhood(config, surface, minimum, radius, value):
+def sample_neighbourhood(
+    config: Config, surface: TrainingLoss, minimum: np.ndarray, radius: float, value: float
+) -> dict[str, object]:
     """Random networks in the certified ball, and the loss along random directions through and beyond it."""
     rng = np.random.default_rng([config.seed, 17])
 
@@ -230,39 +240,47 @@ def sample_neighbourhood(config, surface, minimum, radius, value):
     }
 
 
-def measure_rescalings(config, model, data, surface, affine, minimum, certificate, result):
+def measure_rescalings(
+    config: Config, model: keras.Model, data: Data, surface: TrainingLoss, affine: AffineMinimum, minimum: np.ndarray,
+    certificate: Certificate, largest: float,
+) -> dict[str, float]:  # fmt: skip
     """Curvature and certified radius of the same function in other networks: hidden activations times a factor.
 
-    And the flattest of them, the embedding itself (factor 1) among them. The model ends there.
+    And the flattest of them, the embedding itself (factor 1) among them. The model ends at the last factor.
+    largest: eigenvalue of the embedding's Hessian.
     """
     if not config.rescalings:
         return {}
-    found = {1.0: (result["hessian/largest"], certificate.radius)}
+    found = {1.0: (largest, certificate.radius)}
     for factor in config.rescalings:
         set_rescaled(model, minimum, factor)
-        largest = largest_eigenvalue(surface.hessian()).value
-        found[factor] = largest, certify(model, affine, data.x_train, data.y_train, loss=config.training.loss).radius
+        radius = certify(model, affine, data.x_train, data.y_train, loss=config.training.loss).radius
+        found[factor] = largest_eigenvalue(surface.hessian()).value, radius
     flattest = min(found, key=lambda factor: found[factor][0])
-    largest, radius = found[flattest]
-    numbers = {"flattest/factor": flattest, "flattest/largest": largest, "flattest/radius": radius}
+    numbers = {"flattest/factor": flattest}
+    numbers["flattest/largest"], numbers["flattest/radius"] = found[flattest]
     for factor in config.rescalings:
         numbers[f"rescaled/{factor:g}/largest"], numbers[f"rescaled/{factor:g}/radius"] = found[factor]
     return numbers
 
 
-def set_rescaled(model, minimum, factor):
+def set_rescaled(model: keras.Model, minimum: np.ndarray, factor: float) -> None:
     """The minimum's function with every hidden activation times the factor; to the bit the minimum itself at 1."""
     set_parameters(model, minimum)
     if factor != 1:
         rescale_layers(model, [factor] * (len(relu_mlp_layers(model)) - 1))
 
 
-def walk_from_minimum(config, model, data, surface, minimum, radius, result):
+def walk_from_minimum(
+    config: Config, model: keras.Model, data: Data, surface: TrainingLoss, minimum: np.ndarray, radius: float,
+    largest: float, rescaled: dict[str, float],
+) -> dict[str, object]:  # fmt: skip
     """At which step size does plain SGD leave the certified ball?  Full batch, minibatches, and from the flattest.
 
     Every walk begins START radii away from the minimum, in one random direction: at an exact minimum gradient descent
     would wait for its rounding errors to grow. Full batch takes no rate above the first at which it leaves: each of its
     steps costs as much as a pass of minibatches. Nothing is measured where no ball is certified.
+    largest: eigenvalue of the Hessian at the minimum.  rescaled: what measure_rescalings found.
     """
     if not config.escape_rates or not radius > 0:
         return {}
@@ -270,39 +288,46 @@ def walk_from_minimum(config, model, data, surface, minimum, radius, result):
     direction = np.random.default_rng([config.seed, 41]).standard_normal(len(minimum))
     direction /= np.linalg.norm(direction)
     batch = min(config.training.batch_size, len(data.x_train))
-    walks = {
-        "full_batch": (1.0, result["hessian/largest"], radius, len(data.x_train)),
-        "minibatch": (1.0, result["hessian/largest"], radius, batch),
-    }
-    if config.rescalings and result["flattest/radius"] > 0:
-        flattest = [result[f"flattest/{name}"] for name in ("factor", "largest", "radius")]
-        walks["flattest"] = (*flattest, batch)
+    walks = {"full_batch": (1.0, largest, radius, len(data.x_train)), "minibatch": (1.0, largest, radius, batch)}
+    if rescaled and rescaled["flattest/radius"] > 0:
+        walks["flattest"] = (*(rescaled[f"flattest/{name}"] for name in ("factor", "largest", "radius")), batch)
     rates = np.sort(config.escape_rates)
     numbers = {"escape/rates": rates}
-    for name, (factor, largest, ball, size) in walks.items():
+    for name, (factor, curvature, ball, size) in walks.items():
         set_rescaled(model, minimum, factor)
         centre, farthest, losses = get_parameters(model), [], []
         plan = {"centre": centre, "batch_size": size, "steps": config.escape_steps, "seed": config.seed}
         for rate in rates:
             if name == "full_batch" and farthest and farthest[-1] > 1:
                 break
-            walk = sgd.walk(centre + START * ball * direction, rate=float(rate * 2 / largest), **plan)
+            walk = sgd.walk(centre + START * ball * direction, rate=float(rate * 2 / curvature), **plan)
             farthest.append(walk.farthest / ball)
             losses.append(surface.value() if np.isfinite(walk.farthest) else np.nan)
-        left = np.array(farthest) > 1
-        first = int(np.argmax(left)) if left.any() else len(left)
-        numbers.update({
-            f"escape/{name}/unit": 2 / largest,
-            f"escape/{name}/stays": float(rates[first - 1]) if first else None,
-            f"escape/{name}/leaves": float(rates[first]) if first < len(rates) else None,
-            f"escape/{name}/loss": float(losses[first]) if first < len(rates) else None,
-            f"escape/{name}/farthest": np.array(farthest),  # [rates taken], in certified radii
-            f"escape/{name}/losses": np.array(losses),  # [rates taken]
-        })  # fmt: skip
+        numbers[f"escape/{name}/unit"] = 2 / curvature
+        numbers.update(first_to_leave(name, rates, np.array(farthest), np.array(losses)))
     return numbers
 
 
-def train_from_minimum(config, model, data, run, surface, minimum, largest_eigenvalue):
+def first_to_leave(name: str, rates: np.ndarray, farthest: np.ndarray, losses: np.ndarray) -> dict[str, object]:
+    """Around which of the ascending rates a walk begins to leave the certified ball, and what it was seen to do.
+
+    farthest, in certified radii, and losses: [rates taken], which may end with the first that leaves.
+    """
+    left = farthest > 1
+    first = int(np.argmax(left)) if left.any() else len(left)
+    return {
+        f"escape/{name}/stays": float(rates[first - 1]) if first else None,
+        f"escape/{name}/leaves": float(rates[first]) if first < len(rates) else None,
+        f"escape/{name}/loss": float(losses[first]) if first < len(rates) else None,
+        f"escape/{name}/farthest": farthest,
+        f"escape/{name}/losses": losses,
+    }
+
+
+def train_from_minimum(
+    config: Config, model: keras.Model, data: Data, run: Run, surface: TrainingLoss, minimum: np.ndarray,
+    largest_eigenvalue: float,
+) -> dict[str, float]:  # fmt: skip
     """Train on from the embedded minimum, at a learning rate that its curvature bears: does the network leave it?
 
     Gradient and curvature say whether it ends at a stationary point.
@@ -324,7 +349,7 @@ def train_from_minimum(config, model, data, run, surface, minimum, largest_eigen
     }
 
 
-def train_from_default(config, model, data, run):
+def train_from_default(config: Config, model: keras.Model, data: Data, run: Run) -> dict[str, float | None]:
     """Train from default initialization; nothing but the epoch is measured of a run that diverges."""
     history = fit(model, data, config.training, seed=config.seed, run=run, stage="default")
     result = {"diverged_epoch": history.diverged_epoch}
@@ -334,7 +359,7 @@ def train_from_default(config, model, data, run):
     return result
 
 
-def line_between(surface, minimum, trained, radius):
+def line_between(surface: TrainingLoss, minimum: np.ndarray, trained: np.ndarray, radius: float) -> dict[str, object]:
     """The loss on the line from the minimum to the trained network: finely in the certified ball, evenly beyond it."""
     length = float(np.linalg.norm(trained - minimum))
     near = np.linspace(0, 4 * radius / length, 9)
@@ -350,7 +375,7 @@ def line_between(surface, minimum, trained, radius):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Refuted by one certified minimum whose floor lies above what default initialization reaches; a proof, no test.
 
     The interval is over seeds; each counts once, by the mean over the networks of log10(floor / loss from default).
@@ -387,7 +412,7 @@ def judge(results):
     return decide(results, findings, test, opening=opening, notes=describe_walks(results))
 
 
-def describe_walks(results):
+def describe_walks(results: Results) -> str:
     """From which step size on SGD left the certified balls, in words; '' where no walk was taken."""
     parts = []
     for name, text in WALKS.items():
@@ -406,20 +431,20 @@ def describe_walks(results):
     )  # fmt: skip
 
 
-def span(values):
+def span(values: pd.Series) -> str:
     """`1.1`, or `0.9 to 10`: the least and the largest of some numbers."""
     low, high = f"{values.min():.3g}", f"{values.max():.3g}"
     return low if low == high else f"{low} to {high}"
 
 
-def beaten_minima(rows, factor):
+def beaten_minima(rows: pd.DataFrame, factor: float) -> pd.DataFrame:
     """The rows at a certified minimum whose floor exceeds `factor` times the loss from default initialization."""
     columns = ["certificate/radius", "certificate/floor", "default/train/loss"]
     radius, floor, default = rows.reindex(columns=columns).astype(float).to_numpy().T  # nan where a run diverged
     return rows[(radius > 0) & (floor > factor * default)]
 
 
-def describe_ratio(proven, confidence):
+def describe_ratio(proven: list[pd.DataFrame], confidence: float) -> str:
     """`17.1 [13.2, 22.2] times lower (95 % interval over 3 seeds, each the mean of 4 networks)`.
 
     Of floor / loss from default initialization, by its logarithm; over the seeds in which every network is proven.
@@ -440,7 +465,7 @@ def describe_ratio(proven, confidence):
     return f"{format_factor(ratio)} times lower{note}"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """The loss around the minimum, and both training curves; what nothing was measured of is left out."""
     drawn = {
         "loss_around_the_minimum": plot_loss_around_minimum(results),
@@ -450,7 +475,7 @@ def figures(results):
     return {name: figure for name, figure in drawn.items() if figure}
 
 
-def plot_loss_around_minimum(results):
+def plot_loss_around_minimum(results: Results) -> Figure | None:
     """Loss rise against distance: random directions, and towards the trained network, with the certified radius.
 
     One panel a network, of its first seed: the table has the spread. None where nothing was measured.
@@ -483,7 +508,7 @@ def plot_loss_around_minimum(results):
     return figure
 
 
-def plot_walks(results):
+def plot_walks(results: Results) -> Figure | None:
     """How far SGD got from the minimum, and the loss it came to, against its step size; None without a walk.
 
     One row a network, every seed; distances of diverged walks are drawn at the top.
@@ -519,7 +544,7 @@ def plot_walks(results):
     return figure
 
 
-def plot_training_curves(results):
+def plot_training_curves(results: Results) -> Figure | None:
     """Training loss from the certified minimum and from default initialization, every seed; None without any epoch."""
     figure, axes = plots.new(width=8, height=4.6)
     axis, named = axes[0, 0], set()

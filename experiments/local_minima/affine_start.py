@@ -4,15 +4,17 @@ The affine optimum is the lowest training loss of a map x A + c; embedded in a R
 (analysis/affine_minimum.py).
 """
 import hashlib
+from typing import Any
 
 import numpy as np
 
 from analysis.affine_minimum import AffineMinimum, embed, fit_affine
+from reporting.run_folder import Run
 from training.data import Data
 from training.fit import TrainingConfig, build_network
 
 
-def affine_optimum(config, data: Data, run, loss: str | None = None) -> AffineMinimum:
+def affine_optimum(config: Any, data: Data, run: Run, loss: str | None = None) -> AffineMinimum:
     """fit_affine on the training set, for the loss of config.training unless another is given.
 
     Computed once for all configs of a run whose training sets are equal, as those of several seeds may be: the optimum
@@ -23,7 +25,7 @@ def affine_optimum(config, data: Data, run, loss: str | None = None) -> AffineMi
     return run.once(("affine optimum", loss, *digests), lambda: fit_affine(data.x_train, data.y_train, loss=loss))
 
 
-def check_embeddable(config, data: Data, run) -> None:
+def check_embeddable(config: Any, data: Data, run: Run) -> None:
     """Raise ValueError, with the reason, where the data have no affine optimum or config.network cannot equal it.
 
     By a trial on one image: it refuses what is no ReLU mlp, and a width below the rank of the affine map.

@@ -9,28 +9,34 @@ Beside them, of the straight line from a certified suboptimal minimum (analysis/
 whose loss cannot lie below the certificate's floor as long as it is in the certified ball.
 """
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 import models
-from analysis.affine_minimum import certify, embed
+from analysis.affine_minimum import Certificate, certify, embed
 from analysis.evaluation import evaluate_splits, predict
 from analysis.parameters import get_parameters
 from analysis.paths import barrier, bezier, constant_predictor_loss, line, measure_along
 from analysis.permutations import find_symmetries, match_weights
-from analysis.statistics import monotone_trend, t_interval
+from analysis.statistics import Trend, monotone_trend, t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.trends import format_trend
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval
 from models import NetworkConfig
 from models.redraw import redraw
 from reporting import figures as plots
+from reporting.run_folder import Run
 from training.curves import BezierCurve
-from training.data import DataConfig
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network, build_network, fit
 
 CLAIM = Claim(
@@ -94,7 +100,7 @@ class Config:
     )
     seed: int = seed_field("weights and order of both trainings, data subset")
 
-    def validate(self):
+    def validate(self) -> None:
         if self.curve_epochs < 1:
             raise ValueError(f"curve_epochs must be at least 1, got {self.curve_epochs}")
         if self.certified_width < 0:
@@ -107,12 +113,12 @@ class Config:
             raise ValueError("a curve has no norm of its own to aim at: regularizer must be none or weight_decay")
 
     @property
-    def partner(self):
+    def partner(self) -> int:
         """The second network's seed."""
         return int(np.random.SeedSequence([self.seed, 89]).generate_state(1)[0])
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if not config.match:
         return
     try:
@@ -121,7 +127,7 @@ def check(config, data, run):
         raise ValueError(f"{error}; --match=false judges the curve alone") from error
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Barriers between two trained networks on three paths, and on the line from a certified minimum."""
     model = build_network(config, data)
     starts = {
@@ -155,24 +161,24 @@ def measure(config, data, run):
     return {**result, **summarize("curve", config, data, model, path)}
 
 
-def width_of(network):
+def width_of(network: NetworkConfig) -> int:
     """The units of an mlp's widest hidden layer."""
     return max(network.widths or (network.width or models.default_width(network.model),))
 
 
-def second_start(config, data, model):
+def second_start(config: Config, data: Data, model: keras.Model) -> list[np.ndarray]:
     """The second network's weights before training: of its own seed, also where a stored file has the first one's."""
     if config.network.model.endswith(".keras"):
         return redraw(model, config.partner)
     return models.build(config.network, data.input_shape, data.num_classes, seed=config.partner).get_weights()
 
 
-def distance(a, b):
+def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Of vectors [p], in units of the root mean square of their norms: sqrt(2) for orthogonal ones."""
     return float(np.linalg.norm(a - b) / np.sqrt((a @ a + b @ b) / 2))
 
 
-def summarize(name, config, data, model, path):
+def summarize(name: str, config: Config, data: Data, model: keras.Model, path: Callable) -> dict[str, object]:
     """Barriers of one path and the losses along it; the model ends at the path's end."""
     times, loss = np.linspace(0, 1, config.points), config.training.loss
     sets = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
@@ -190,7 +196,9 @@ def summarize(name, config, data, model, path):
     }  # fmt: skip
 
 
-def match(config, data, model, weights, first):
+def match(
+    config: Config, data: Data, model: keras.Model, weights: list[list[np.ndarray]], first: np.ndarray
+) -> dict[str, object]:
     """The second network, its hidden units in the order of the first one's, and the straight line to it.
 
     weights: of both networks, as get_weights has them.  first: parameters [p] of the first one.
@@ -210,34 +218,45 @@ def match(config, data, model, weights, first):
     }
 
 
-def from_certified(config, data, run, start):
+def from_certified(config: Config, data: Data, run: Run, start: list[np.ndarray]) -> dict[str, object]:
     """The straight line from a certified minimum of the squared loss to a network that was trained on it.
 
-    In float64, as the certified ball may be smaller than float32 can step. {} where the network cannot equal an affine
-    map, or nothing is certified.
+    {} where the network cannot equal an affine map, nothing is certified, or the training diverged.
+    start: the weights from which it is trained, as get_weights has them.
     """
-    rate, epochs = SQUARED_RATE * config.training.learning_rate, SQUARED_EPOCHS * config.training.epochs
-    config = dataclasses.replace(
-        config,
-        network=dataclasses.replace(config.network, dtype="float64"),
-        training=dataclasses.replace(config.training, loss="squared", learning_rate=rate, epochs=epochs),
-    )
+    config = with_squared_loss(config)
     try:
         check_embeddable(config, data, run)
     except ValueError:  # no ReLU mlp, or too narrow
         return {}
-    x, y = data.x_train, data.y_train
     model = build_network(config, data)
     affine = affine_optimum(config, data, run)
-    embed(affine, model, x)
-    certificate = certify(model, affine, x, y, loss="squared")
+    embed(affine, model, data.x_train)
+    certificate = certify(model, affine, data.x_train, data.y_train, loss="squared")
     minimum = get_parameters(model)
     if not certificate.radius > 0:
         return {}
     model.set_weights(start)
     if fit(model, data, config.training, seed=config.seed, run=run, stage="squared").diverged_epoch:
         return {}
-    path = line(minimum, get_parameters(model))
+    return summarize_certified(config, data, model, certificate, line(minimum, get_parameters(model)))
+
+
+def with_squared_loss(config: Config) -> Config:
+    """The config of training on the squared loss in float64, as a certified ball may be too small for float32 steps."""
+    rate, epochs = SQUARED_RATE * config.training.learning_rate, SQUARED_EPOCHS * config.training.epochs
+    return dataclasses.replace(
+        config,
+        network=dataclasses.replace(config.network, dtype="float64"),
+        training=dataclasses.replace(config.training, loss="squared", learning_rate=rate, epochs=epochs),
+    )
+
+
+def summarize_certified(
+    config: Config, data: Data, model: keras.Model, certificate: Certificate, path: Callable
+) -> dict[str, object]:
+    """Barrier of a path that begins at a certified minimum, its losses, and whether they keep to the certificate."""
+    x, y, minimum = data.x_train, data.y_train, path(0.0)
     reach = certificate.radius / np.linalg.norm(path(1.0) - minimum)
     times = np.unique([*(reach * np.linspace(0, 1, INSIDE)), *np.linspace(0, 1, config.points)])
     losses = measure_along(model, path, times, {"train": (x, y)}, "squared")["train"][0]
@@ -256,7 +275,7 @@ def from_certified(config, data, run, start):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Are the barriers of curve and matched line below the level at the largest width of every group?"""
     level, factor = results.margins["margin_level"], results.margins["margin_factor"]
     test = (
@@ -274,7 +293,7 @@ def judge(results):
     return decide(results, findings, test, notes=describe_certified(results.table))
 
 
-def find_group(group, results):
+def find_group(group: Group, results: Results) -> Iterator[Finding]:
     """Findings of one Group: of the trained curve, and of the line after matching where that was measured."""
     level, factor = results.margins["margin_level"], results.margins["margin_factor"]
     widths = group.by_width or {None: group.rows.drop_duplicates("seed")}
@@ -310,12 +329,12 @@ def find_group(group, results):
         )
 
 
-def fitted(rows):
+def fitted(rows: pd.DataFrame) -> pd.Series:
     """Which pairs are at minima: both networks fit the training set."""
     return np.fmin(rows["first/train/accuracy"], rows["second/train/accuracy"]) >= FITTED
 
 
-def fitted_trend(widths, column, level):
+def fitted_trend(widths: dict[int | None, pd.DataFrame], column: str, level: float) -> Trend:
     """statistics.Trend of a barrier's log2 with width, over the widths whose pairs are all at minima."""
     tables = {width: rows for width, rows in widths.items() if width and fitted(rows).all()}
     levels = [width for width, rows in tables.items() for _ in range(len(rows))]
@@ -323,7 +342,7 @@ def fitted_trend(widths, column, level):
     return monotone_trend(levels, values, [seed for rows in tables.values() for seed in rows["seed"]], level)
 
 
-def describe_certified(table):
+def describe_certified(table: pd.DataFrame) -> str:
     """What the lines from certified minima say, as a sentence; '' where there are none."""
     columns = [f"certified/{name}" for name in ("barrier", "bound", "lowest_inside", "floor", "end_loss")]
     if not set(columns) <= set(table):
@@ -342,7 +361,7 @@ def describe_certified(table):
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """The loss along the paths of every width, the barriers against width, and the line from a certified minimum."""
     results = results.measured("curve/barrier")
     if not len(results):
@@ -355,7 +374,7 @@ def figures(results):
     return found
 
 
-def draw_paths(results, groups):
+def draw_paths(results: Results, groups: list[Group]) -> Figure:
     """Training loss along the three paths, a panel for each width and a line a seed."""
     panels = [
         (f"{group.label}, width {width}" if width else group.label, rows)
@@ -377,7 +396,7 @@ def draw_paths(results, groups):
     return figure
 
 
-def draw_barriers(results, groups):
+def draw_barriers(results: Results, groups: list[Group]) -> Figure:
     """The three barriers against width, with the level below which networks count as connected."""
     figure, axes = plots.panel_grid(len(groups), columns=3, width=5.0, height=3.6)
     for axis, group in zip(axes, groups):
@@ -395,7 +414,7 @@ def draw_barriers(results, groups):
     return figure
 
 
-def draw_certified(results):
+def draw_certified(results: Results) -> Figure:
     """Loss above the floor along the lines from certified minima: from the ball's edge on it may fall below."""
     figure, axes = plots.new(1, 1, width=5.6, height=3.8)
     axis = axes[0, 0]

@@ -9,26 +9,31 @@ networks may lie at infinity. Only runs at a stationary point are judged; the ot
 """
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 import models
 from analysis.dense_mlp import LEAKS, SMOOTH, DenseMLP
 from analysis.evaluation import evaluate_splits
-from analysis.kink_points import fixed, kink_point, null_space
+from analysis.kink_points import KinkPoint, fixed, kink_point, null_space
 from analysis.parameters import get_parameters, set_parameters
 from analysis.projection import project_targets
 from analysis.stationary_points import count_kinks, stationary_point
-from analysis.statistics import monotone_trend, t_interval
+from analysis.statistics import Interval, monotone_trend, t_interval
 from experiments.local_minima.affine_start import affine_optimum
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval, is_missing
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 
 CLAIM = Claim(
@@ -108,7 +113,7 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         for name in ("lbfgs_iterations", "newton_iterations", "bfgs_iterations", "inputs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -124,22 +129,22 @@ class Config:
             raise ValueError("depth_width needs dtype=float64 and dropout=0: stationary points are checked to 1e-8")
 
 
-def applies(config):
+def applies(config: Config) -> bool:
     return config.network.model == "mlp"
 
 
-def hidden_widths(network):
+def hidden_widths(network: NetworkConfig) -> tuple[int, ...]:
     """The hidden widths of an mlp's config, as models.mlp takes them."""
     defaults = models.mlp.__kwdefaults__
     return network.widths or (network.width or defaults["width"],) * (network.depth or defaults["depth"])
 
 
-def dense_network(config, data):
+def dense_network(config: Config, data: Data) -> DenseMLP:
     """The config's network as a DenseMLP on its training set."""
     return DenseMLP(data.x_train, data.y_train, hidden_widths(config.network), config.network.activation)
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     most = min(len(data.x_train), data.x_train[0].size)
     if config.inputs > most:
         raise ValueError(f"inputs: these data have {most} principal components, got {config.inputs}")
@@ -148,7 +153,7 @@ def check(config, data, run):
         raise ValueError(f"depth_width has a dense Hessian: allowed are {MAX_PARAMETERS} parameters, got {count}")
 
 
-def principal_components(data, count):
+def principal_components(data: Data, count: int) -> Data:
     """The data with the first `count` principal components of the training set as inputs, each with a mean square of 1.
 
     Those of the test set are taken along the same directions. count 0: the data as they are.
@@ -163,7 +168,7 @@ def principal_components(data, count):
     return dataclasses.replace(data, x_train=train, x_test=test)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """A stationary point downhill from where SGD ends: its loss, the theorem's value there, how far to trust both."""
     data = principal_components(data, config.inputs)
     model = build_network(config, data)
@@ -191,7 +196,7 @@ def measure(config, data, run):
     }
 
 
-def descend(dense, start, config):
+def descend(dense: DenseMLP, start: np.ndarray, config: Config) -> tuple[np.ndarray, dict[str, object]]:
     """(theta [p], {column: value}) of the point downhill from the parameters start [p]."""
     activation = config.network.activation
     iterations = {
@@ -205,7 +210,7 @@ def descend(dense, start, config):
     return theta, {**counts, **measure_point(dense, theta, kinks=kinks)}
 
 
-def measure_kink_point(dense, point):
+def measure_kink_point(dense: DenseMLP, point: KinkPoint) -> dict[str, object]:
     """measure_point at a KinkPoint, with its slopes; no stationary point where a side of a kink is lower."""
     smooth = dense.with_activations([fixed(slopes) for slopes in point.slopes])
     kept = null_space(smooth.preactivation_gradients(point.theta, point.held), len(point.theta))
@@ -220,7 +225,9 @@ def measure_kink_point(dense, point):
     }
 
 
-def measure_point(dense, theta, *, kinks, kept=None):
+def measure_point(
+    dense: DenseMLP, theta: np.ndarray, *, kinks: int, kept: np.ndarray | None = None
+) -> dict[str, object]:
     """Loss, theorem and curvature at parameters theta [p].
 
     kinks: how many it lies at.  kept: an orthonormal basis [p, m] of the directions whose curvature counts; all when
@@ -250,7 +257,7 @@ def measure_point(dense, theta, *, kinks, kept=None):
     }
 
 
-def with_shape(group):
+def with_shape(group: Group) -> pd.DataFrame:
     """A Group's rows with the hidden width and depth of their networks as columns `units` and `layers`.
 
     One row for each network and seed (width none is the model's own), and none of a network that has a list of widths.
@@ -266,18 +273,20 @@ def with_shape(group):
     return group.rows.iloc[list(positions.values())].assign(units=units, layers=layers)
 
 
-def shape_of(width, depth, widths):
+def shape_of(
+    width: np.integer | float | None, depth: np.integer | float | None, widths: Sequence[int]
+) -> tuple[int, ...]:
     """The hidden widths of a row's network; pandas makes floats of whole numbers beside none."""
     width, depth = (None if is_missing(value) else int(value) for value in (width, depth))
     return hidden_widths(NetworkConfig(width=width, depth=depth, widths=tuple(widths)))
 
 
-def is_stationary(rows):
+def is_stationary(rows: pd.DataFrame) -> pd.Series:
     """Which rows are at a stationary point, [bool]."""
     return rows["final/converged"] == 1  # True, or 1 in results of earlier versions
 
 
-def axis_slopes(rows, loss, axis, confidence):
+def axis_slopes(rows: pd.DataFrame, loss: np.ndarray, axis: str, confidence: float) -> dict[int, Interval]:
     """{other level: Interval over seeds of the slope of log2 loss against log2 of `axis`}.
 
     Along `units` at every number of `layers`, or the reverse, wherever there are two levels or more: over the seeds
@@ -288,7 +297,7 @@ def axis_slopes(rows, loss, axis, confidence):
     other = {"units": "layers", "layers": "units"}[axis]
     along, across, seed = (rows[name].to_numpy() for name in (axis, other, "seed"))
     slopes = {}
-    for value in np.unique(across):
+    for value in np.unique(across).tolist():
         inside = across == value
         if len(np.unique(along[inside])) > 1:
             reached = np.isfinite(loss[inside]).mean() >= REACHED
@@ -297,7 +306,7 @@ def axis_slopes(rows, loss, axis, confidence):
     return slopes
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does the loss fall along width at every depth, and along depth at every width, in every group?"""
     factor = results.margins["margin_factor"]
     test = (
@@ -314,7 +323,7 @@ def judge(results):
     return decide(results, findings, test, opening="Training loss: ", notes=f" {describe_convergence(measured.table)}")
 
 
-def judge_shapes(group, factor, confidence) -> Finding:
+def judge_shapes(group: Group, factor: float, confidence: float) -> Finding:
     """The trends of a Group's loss with width and depth; support needs both axes."""
     rows = with_shape(group)
     # Below the square of float64's rounding a loss is 0, which has no logarithm, and says nothing of width or depth.
@@ -324,7 +333,7 @@ def judge_shapes(group, factor, confidence) -> Finding:
     for axis, found in slopes.items():
         for value, slope in found.items():
             falls.append(below(slope))
-            text = f"no gain with {AXES[axis][0]} at {AXES[axis][1]} {int(value)}"
+            text = f"no gain with {AXES[axis][0]} at {AXES[axis][1]} {value}"
             flat.append(Statement(text, (above(slope, -math.log2(factor)),)))
     both = all(slopes.values())
     reached = is_stationary(group.rows)
@@ -337,19 +346,19 @@ def judge_shapes(group, factor, confidence) -> Finding:
     )
 
 
-def describe_slopes(slopes, axis):
+def describe_slopes(slopes: dict[int, Interval], axis: str) -> str:
     """`falls with width at 2 of 3 depths (as a power of the width, at depth 1: -0.1 [-0.2, -0.05], ..)`."""
     name, other = AXES[axis]
     if not slopes:
         return f"no trend with {name} (two levels or more are needed)"
     falls = sum(slope.high < 0 for slope in slopes.values())  # nan of one seed is neither
     rises = sum(slope.low > 0 for slope in slopes.values())
-    exponents = ", ".join(f"{int(value)}: {format_interval(slope, 2)}" for value, slope in slopes.items())
+    exponents = ", ".join(f"{value}: {format_interval(slope, 2)}" for value, slope in slopes.items())
     also = f" and rises at {rises}" if rises else ""
     return f"falls with {name} at {falls} of {len(slopes)} {other}s{also} (exponent at {other} {exponents})"
 
 
-def describe_convergence(table):
+def describe_convergence(table: pd.DataFrame) -> str:
     """How many runs reached the theorem's value, at kinks or not, stopped at a kink, or neither."""
     reached = is_stationary(table)
     stopped = int(table["final/at_kink"].sum())
@@ -363,7 +372,7 @@ def describe_convergence(table):
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Loss over width and depth, gap against gradient norm, and what each layer's block takes off the targets."""
     results = results.measured("final/loss")
     if not len(results):
@@ -374,7 +383,7 @@ def figures(results):
     return {"loss_over_width_and_depth": plot_losses(square), **drawn} if square else drawn
 
 
-def plot_losses(panels):
+def plot_losses(panels: list[tuple[str, pd.DataFrame]]) -> Figure:
     """Mean loss against width, a line per depth; crosses are the theorem's value, below it where runs did not converge.
 
     panels: [(title, rows of with_shape)].
@@ -397,7 +406,7 @@ def plot_losses(panels):
     return figure
 
 
-def plot_gaps(groups):
+def plot_gaps(groups: list[Group]) -> Figure:
     """Relative gap against gradient norm, one point a run; rounding keeps both off 0 on the logarithmic axes."""
     figure, axes = plots.new(width=5.4, height=3.8)
     axis = axes[0, 0]
@@ -414,7 +423,7 @@ def plot_gaps(groups):
     return figure
 
 
-def plot_terms(groups, arrays):
+def plot_terms(groups: list[Group], arrays: dict[str, dict[str, np.ndarray]]) -> Figure:
     """The share of ||Y||^2 / 2n that each layer's block of the Jacobian takes off, mean over seeds, and the rest."""
     figure, axes = plots.panel_grid(len(groups), columns=1, width=8, height=3)
     for axis, group in zip(axes, groups):
@@ -435,7 +444,7 @@ def plot_terms(groups, arrays):
     return figure
 
 
-def layer_shares(networks, arrays):
+def layer_shares(networks: list[pd.DataFrame], arrays: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
     """theorem/terms relative to ||Y||^2 / 2n, mean over the rows of each network: [networks, layers of the deepest]."""
     found = []
     for rows in networks:

@@ -10,9 +10,12 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from scipy.special import softmax
 
 import models
+from analysis.affine_minimum import AffineMinimum
 from analysis.evaluation import evaluate, evaluate_splits, predict
 from analysis.hessian import loss_and_gradient
 from analysis.parameters import set_parameters
@@ -20,12 +23,13 @@ from analysis.statistics import paired_difference, t_interval
 from experiments.local_minima.affine_start import affine_optimum
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, below, decide, within
-from judging.results import positive
+from judging.results import Group, Results, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit, scope
 
 CLAIM = Claim(
@@ -62,16 +66,16 @@ class Config:
     distillation_epochs: int = field(default=60, metadata={"help": "epochs of imitating the affine optimum"})
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if self.distillation_epochs < 1:
             raise ValueError(f"distillation_epochs must be at least 1, got {self.distillation_epochs}")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     affine_optimum(config, data, run)  # refuses data on which cross-entropy has none
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Distil the affine optimum into the network, then train on with the labels; both ends on both sets."""
     training, loss = config.training, config.training.loss
     affine = affine_optimum(config, data, run)
@@ -104,7 +108,7 @@ def measure(config, data, run):
     }
 
 
-def train_affine(config, data, run, affine):
+def train_affine(config: Config, data: Data, run: Run, affine: AffineMinimum) -> dict[str, float]:
     """The same further training of the affine model at its optimum; nothing where it diverged."""
     with scope(config.training):
         model = models.mlp(
@@ -117,7 +121,7 @@ def train_affine(config, data, run, affine):
     return {"affine/train/loss": evaluate(model, data.x_train, data.y_train, config.training.loss)[0]}
 
 
-def train_comparable(config, data, run, target):
+def train_comparable(config: Config, data: Data, run: Run, target: float) -> dict[str, float]:
     """The same network trained on the labels until its training loss is at most `target`, and then as further training.
 
     Nothing where it diverged, or did not get there within the epochs of training.
@@ -144,7 +148,7 @@ def train_comparable(config, data, run, target):
     return result if history.diverged_epoch else {**result, "control/train/loss": loss()}
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does training on lower the training loss of the distilled network by more than the margin, or not move it?"""
     factor = results.margins["margin_factor"]
     test = (
@@ -160,12 +164,12 @@ def judge(results):
     return decide(results, findings, test, opening="Training on changes the loss of the distilled network: ")
 
 
-def logarithms(rows, column):
+def logarithms(rows: pd.DataFrame, column: str) -> np.ndarray:
     """log10 of a column of losses, [rows]; nan where the rows lack it."""
     return np.log10(positive(rows, column))
 
 
-def compare_losses(group, factor, confidence) -> Finding:
+def compare_losses(group: Group, factor: float, confidence: float) -> Finding:
     """The training loss of a Group's networks after training on against after distillation, paired by seed.
 
     The controls: the affine model, from the teacher's loss; and a network from scratch, from a comparable loss.
@@ -194,7 +198,7 @@ def compare_losses(group, factor, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Training loss through distillation and training on, every seed, with the teacher's loss as a line."""
     distilled = results.measured("distilled/train/loss")
     kept = np.array([len(results.histories.get(name, ())) > 0 for name in distilled.table["config_id"]], bool)

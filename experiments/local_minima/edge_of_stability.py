@@ -6,9 +6,12 @@ sharpness, is at most 2 / eta, with momentum b at most (2 + 2 b) / eta (the pape
 loss rises over single steps and falls over many. Measured at chosen steps by Lanczos, for several step sizes; and, as a
 control, at a tenth of the step size, whose threshold is ten times higher.
 """
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, largest_eigenvalue
@@ -17,13 +20,15 @@ from analysis.parameters import get_parameters, set_parameters
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact, within
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import field_text, format_factor
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import ask_network, build_network
-from training.gradient_descent import beside_parameters, descend
+from training.gradient_descent import Descent, beside_parameters, descend
 
 CLAIM = Claim(
     "Full-batch gradient descent raises the sharpness to 2 / step size and then stays there, for any step size.",
@@ -65,7 +70,7 @@ class Config:
     control_steps: int = field(default=1500, metadata={"help": "steps at a tenth of the step size; 0: no control"})
     seed: int = seed_field("weights and data subset")
 
-    def validate(self):
+    def validate(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"unknown loss {self.loss!r}: allowed are {', '.join(LOSSES)}")
         if not (self.learning_rate > 0 and np.isfinite(self.learning_rate)):
@@ -85,17 +90,17 @@ class Config:
             raise ValueError("full-batch gradient descent has one training set: augment must be false")
 
     @property
-    def threshold(self):
+    def threshold(self) -> float:
         """The largest sharpness at which gradient descent is stable on a quadratic function."""
         return (2 + 2 * self.momentum) / self.learning_rate
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if reason := ask_network("beside parameters", config, data, run, beside_parameters):
         raise ValueError(f"edge_of_stability needs a network without batch norm and dropout, and this one has {reason}")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The sharpness along gradient descent, and along the control's from the same start."""
     model = build_network(config, data)
     start = get_parameters(model)
@@ -122,7 +127,7 @@ def measure(config, data, run):
     }
 
 
-def sharpness_probe(surface):
+def sharpness_probe(surface: TrainingLoss) -> Callable:
     """A probe for `descend`: the largest Hessian eigenvalue; its eigenvector is where the next search begins."""
     def probe(step, kept):
         found = largest_eigenvalue(surface.hessian(), start=kept)
@@ -134,7 +139,7 @@ def sharpness_probe(surface):
     return probe
 
 
-def summarize(config, found):
+def summarize(config: Config, found: Descent) -> dict[str, object]:
     """Measures of one descent; the late part is the last third of the measurements."""
     steps = np.array([row["epoch"] for row in found.rows])
     ratios = np.array([row["sharpness"] for row in found.rows]) / config.threshold
@@ -159,7 +164,7 @@ def summarize(config, found):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does the sharpness of the last third lie at the threshold, at every step size of every group?"""
     factor = results.margins["margin_factor"]
     test = (
@@ -176,7 +181,7 @@ def judge(results):
     return decide(results, [find_group(group, factor, results.confidence) for group in results.groups()], test)
 
 
-def find_group(group, factor, confidence) -> Finding:
+def find_group(group: Group, factor: float, confidence: float) -> Finding:
     """The ratio of sharpness and threshold at each step size of one Group."""
     margin, parts, supports, refutes = np.log10(factor), [], (), []
     for rate, rows in sorted(group.split("learning_rate").items()):
@@ -203,14 +208,14 @@ def find_group(group, factor, confidence) -> Finding:
     )
 
 
-def describe_control(rows):
+def describe_control(rows: pd.DataFrame) -> str:
     """What the sharpness does at a tenth of the step size; '' where no control was run."""
     if "control/ratio" not in rows or rows["control/ratio"].isna().all():
         return ""
     return f"; a tenth of the step size gets to {field_text(round(rows['control/ratio'].mean(), 2))} times it"
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Sharpness over the steps, with the threshold of each step size as a line; and the training loss."""
     results = results.measured("late/ratio")
     if not len(results):

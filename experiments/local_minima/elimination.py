@@ -12,7 +12,10 @@ infinity, and the theorem says nothing.
 """
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from scipy.optimize import minimize
 
 from analysis.affine_minimum import certify, embed
@@ -25,12 +28,14 @@ from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_interval
 from models import NetworkConfig
-from models.exponential_neurons import with_neurons
+from models.exponential_neurons import ExponentialNeurons, with_neurons
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import build_network
 
 CLAIM = Claim(
@@ -75,7 +80,7 @@ class LossConfig:
 
     loss: str = field(default="squared", metadata={"help": f"training loss, one of {', '.join(LOSSES)}"})
 
-    def validate(self):
+    def validate(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"unknown loss {self.loss!r}: allowed are {', '.join(LOSSES)}")
 
@@ -95,7 +100,7 @@ class Config:
     iterations: int = field(default=150, metadata={"help": "Newton-CG iterations at most"})
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if self.trainable not in TRAINABLE:
             raise ValueError(f"unknown trainable {self.trainable!r}: allowed are {', '.join(TRAINABLE)}")
         for name in ("penalty", "neuron_scale", "shift"):
@@ -109,19 +114,19 @@ class Config:
             raise ValueError("elimination needs dtype=float64 and dropout=0: the minimum is certified")
 
 
-def label(config):
+def label(config: Config) -> str:
     return f"{config.trainable}-penalty={config.penalty:g}"
 
 
-def applies(config):
+def applies(config: Config) -> bool:
     return config.network.model == "mlp" and config.network.activation == "relu"
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     check_embeddable(config, data, run)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """From the certified minimum with neurons at a = 0 downhill by Newton-CG: where it ends, and the path there."""
     loss, x, y = config.training.loss, data.x_train, data.y_train
     affine = affine_optimum(config, data, run)
@@ -152,7 +157,7 @@ def measure(config, data, run):
     }
 
 
-def loss_from_default(model, x, y, loss):
+def loss_from_default(model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str) -> float:
     """The training loss that L-BFGS reaches from the model's parameters, which are those of its initialization."""
     surface = TrainingLoss(model, x, y, loss)
 
@@ -170,19 +175,22 @@ class Path:
     Called with the parameters after every iteration; sets those of the model.
     """
 
-    def __init__(self, model, objective, neurons, data, loss, start, iterations):
+    def __init__(
+        self, model: keras.Model, objective: ExponentialObjective, neurons: ExponentialNeurons, data: Data, loss: str,
+        start: np.ndarray, iterations: int,
+    ):  # fmt: skip
         self.model, self.objective, self.neurons, self.data, self.loss = model, objective, neurons, data, loss
         self.inputs = np.asarray(data.x_train, np.float64).reshape(len(data.x_train), -1)  # [n, d]
         self.start, self.rows, self.count = start, [], 0
         self.wanted = set(np.unique(np.geomspace(1, iterations, PATH_POINTS).astype(int)))
         self.record(0, start)
 
-    def __call__(self, theta):
+    def __call__(self, theta: np.ndarray) -> None:
         self.count += 1
         if self.count in self.wanted:
             self.record(self.count, theta)
 
-    def record(self, iteration, theta):
+    def record(self, iteration: int, theta: np.ndarray) -> None:
         objective = self.objective
         value, gradient = objective(theta)
         exponents = self.inputs @ self.neurons.w.numpy() + self.neurons.b.numpy()  # [n, k]
@@ -198,11 +206,11 @@ class Path:
             "gradient_norm": float(np.linalg.norm(gradient)),
         })  # fmt: skip
 
-    def arrays(self):
+    def arrays(self) -> dict[str, np.ndarray]:
         """{name: [rows]}."""
         return {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]}
 
-    def numbers(self):
+    def numbers(self) -> dict[str, float]:
         """Where it started, where |a| was largest, and where it ended."""
         first, final = self.rows[0], self.rows[-1]
         peak = self.rows[int(np.argmax([row["a"] for row in self.rows]))]
@@ -216,23 +224,23 @@ class Path:
         }
 
 
-def suboptimal(table, factor):
+def suboptimal(table: pd.DataFrame, factor: float) -> pd.DataFrame:
     """Runs that started at a certified local minimum which is not nearly global: they have something to eliminate."""
     bad = table["certificate/floor"] > factor * table["reference/loss"]
     return table[(table["certificate/radius"] > 0) & bad]
 
 
-def escaped(table):
+def escaped(table: pd.DataFrame) -> pd.Series:
     """At a certified minimum, the objective ends below everything that the network alone has around it."""
     return (table["certificate/radius"] > 0) & (table["final/objective"] < table["certificate/floor"])
 
 
-def is_stationary(table):
+def is_stationary(table: pd.DataFrame) -> pd.Series:
     """Ends where the objective's gradient is 0, to STATIONARY."""
     return table["final/gradient_norm"] <= STATIONARY
 
 
-def share_left(table):
+def share_left(table: pd.DataFrame) -> pd.Series:
     """Of the loss that the certified minimum has above default initialization, the share that the network alone keeps.
 
     0 is as low as from default initialization, 1 as high as the minimum; a difference of losses on that scale.
@@ -242,18 +250,18 @@ def share_left(table):
     )
 
 
-def eliminated(table, margin):
+def eliminated(table: pd.DataFrame, margin: float) -> pd.Series:
     """The network without its neurons ends nearly as low as the same architecture from default initialization."""
     return share_left(table) <= margin
 
 
-def vanishing(table, margin):
+def vanishing(table: pd.DataFrame, margin: float) -> pd.Series:
     """The failure: |a| fell below half its peak while the exponent rose and g stayed, and the network is still bad."""
     shrinks = (table["final/a"] < 0.5 * table["peak/a"]) & (table["final/exponent"] > table["peak/exponent"])
     return shrinks & (table["final/neurons"] > 0.5 * table["peak/neurons"]) & ~eliminated(table, margin)
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Every group of runs alike but for their seed and what they train: does the minimum go?"""
     factor, margin = results.margins["margin_factor"], results.margins["margin"]
     test = (
@@ -271,7 +279,7 @@ def judge(results):
     return decide(results, findings, test)
 
 
-def describe_ends(group, factor, margin, confidence) -> Finding:
+def describe_ends(group: Group, factor: float, margin: float, confidence: float) -> Finding:
     """Where a Group's runs from a certified suboptimal minimum end; those of the neurons alone do not decide."""
     rows = suboptimal(group.rows, factor)
     rows, held = (rows[rows["trainable"] == name] for name in TRAINABLE)
@@ -304,7 +312,7 @@ def describe_ends(group, factor, margin, confidence) -> Finding:
     return Finding(group.label, text, supports, refutes)
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Objective, the network's own loss, |a| and the largest exponent over iterations; a column for each setting."""
     groups = results.measured("final/network_loss").groups()
     columns = [
@@ -324,7 +332,7 @@ def figures(results):
     return {"path_from_the_minimum": figure}
 
 
-def plot_paths(column, rows, arrays):
+def plot_paths(column: np.ndarray, rows: pd.DataFrame, arrays: dict[str, dict[str, np.ndarray]]) -> None:
     """The paths of one setting, a line per seed, on three axes: losses, size of the neurons, largest exponent."""
     for i, identity in enumerate(rows["config_id"]):
         path = {name.removeprefix("path/"): values for name, values in arrays[identity].items()}

@@ -14,9 +14,14 @@ free of the scale of loss and weights. Dead units and steps too small to move ar
 at a network that merely did not move.
 """
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.activations import inactive_fractions
 from analysis.affine_minimum import embed
@@ -26,12 +31,13 @@ from analysis.parameters import get_parameters
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact
-from judging.results import paired_by_seed, positive
+from judging.results import Group, Results, paired_by_seed, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, build_network, fit
 
 CLAIM = Claim(
@@ -40,14 +46,14 @@ CLAIM = Claim(
 )
 
 
-def shift_biases(model, shift):
+def shift_biases(model: keras.Model, shift: Callable) -> None:
     """Add shift(shape) to every bias: of dense and convolution layers, and batch norm's shift."""
     for variable in model.trainable_variables:
         if variable.name in ("bias", "beta"):
             variable.assign(variable.numpy() + shift(variable.shape))
 
 
-def set_all(model, value):
+def set_all(model: keras.Model, value: float) -> None:
     """Set every trainable parameter to one value."""
     for variable in model.trainable_variables:
         variable.assign(np.full(variable.shape, value))
@@ -69,7 +75,7 @@ NEAR = 0.01  # of "nearly" stationary: see above
 TOLERANCES = {"float32": 1e-4, "float64": 1e-6}  # of eigenvalues' residuals: single precision need not reach 1e-6
 
 
-def state_columns(stage):
+def state_columns(stage: str) -> dict[str, str]:
     """The columns of measure_state with their meaning; stage: before or after training."""
     return {
         f"{stage}/regularized_loss": f"training loss with weight decay {stage}",
@@ -119,7 +125,7 @@ class Config:
     hessian_products: int = field(default=200, metadata={"help": "Hessian-vector products at most for both ends"})
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if self.initialization not in INITIALIZATIONS:
             raise ValueError(
                 f"unknown initialization {self.initialization!r}: allowed are {', '.join(INITIALIZATIONS)}"
@@ -135,18 +141,18 @@ class Config:
             )
 
 
-def applies(config):
+def applies(config: Config) -> bool:
     return config.initialization != "embedding" or (
         config.network.model == "mlp" and config.network.activation == "relu"
     )
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if config.initialization == "embedding":
         check_embeddable(config, data, run)
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Everything that Table 1 has of the network, before and after training from the config's start."""
     model = initialize(config, data, run)
     before = measure_state(config, model, data, "before")
@@ -164,7 +170,7 @@ def measure(config, data, run):
     return {**result, **after, "after/stationary": bool(is_stationary(after))}
 
 
-def is_stationary(after):
+def is_stationary(after: dict[str, Any]) -> np.bool_ | np.ndarray:
     """Is it (nearly) a stationary point without downward curvature?  after: one row's or a table's measures after it.
 
     False where the gradient was not measured relative to the parameters, as by earlier versions, and where an
@@ -175,7 +181,7 @@ def is_stationary(after):
     return (after["after/relative_gradient"] <= NEAR) & curvature & converged
 
 
-def initialize(config, data, run):
+def initialize(config: Config, data: Data, run: Run) -> keras.Model:
     """The network at the config's start: kernels scaled first, then the initialization of that name."""
     model = build_network(config, data)
     for variable in model.trainable_variables:
@@ -188,7 +194,7 @@ def initialize(config, data, run):
     return model
 
 
-def measure_state(config, model, data, stage):
+def measure_state(config: Config, model: keras.Model, data: Data, stage: str) -> dict[str, float]:
     """Everything Table 1 has of one network; the regularizer is part of loss, gradient and Hessian."""
     training = config.training
     decay = training.coefficient if training.regularizer == "weight_decay" else 0.0
@@ -217,7 +223,7 @@ def measure_state(config, model, data, stage):
     }
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does a start end clearly above default initialization, paired by seed, or none of those tried?"""
     factor = results.margins["margin_factor"]
     test = (
@@ -241,7 +247,7 @@ def judge(results):
     return decide(results, findings, test, opening="Final training loss: ", notes=notes)
 
 
-def compare_starts(group, factor, confidence) -> Finding:
+def compare_starts(group: Group, factor: float, confidence: float) -> Finding:
     """Every start of a Group against its default initialization, paired by seed.
 
     A start that always diverged stays in the conjunction, as one that cannot be judged: it never ended low. One that
@@ -277,14 +283,14 @@ def compare_starts(group, factor, confidence) -> Finding:
     )
 
 
-def ends_at_rest(rows):
+def ends_at_rest(rows: pd.DataFrame) -> np.bool_ | np.ndarray:
     """[bool] of some runs: did they end at a (nearly) stationary point?  False where that was not measured."""
     columns = [f"after/{name}" for name in ("relative_gradient", "smallest_eigenvalue", "largest_eigenvalue",
                                             "eigenvalues_converged")]  # fmt: skip
     return is_stationary({name: rows[name].to_numpy(float) if name in rows else np.nan for name in columns})
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Final training loss by initialization, every seed, one panel per network."""
     groups = results.measured("before/train/loss").groups()
     if not groups:

@@ -13,24 +13,28 @@ as that. Either takes the same learning rate, or the one of several that is best
 """
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate, evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters
 from analysis.sharpness import adaptive_sharpness, sharpness
-from analysis.statistics import paired_difference, rank_correlation, t_interval
+from analysis.statistics import PairedDifference, paired_difference, rank_correlation, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import positive
+from judging.results import Group, Results, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval, format_points
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network, build_network, fit, loss_reached
 
 CLAIM = Claim(
@@ -130,7 +134,7 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if self.equal not in EQUAL:
             raise ValueError(f"unknown equal {self.equal!r}: allowed are {', '.join(EQUAL)}")
         if self.large_epochs and self.equal != "epochs":
@@ -152,12 +156,12 @@ class Config:
             raise ValueError("sharpness is one of the plain training loss: regularizer must be none")
 
 
-def large_batch(config, data):
+def large_batch(config: Config, data: Data) -> int:
     """Images in a large batch."""
     return max(1, round(config.large_fraction * len(data.x_train)))
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     if large_batch(config, data) <= config.training.batch_size:
         raise ValueError(
             f"the large batch must be larger than the small one: large_fraction {config.large_fraction:g} of "
@@ -170,7 +174,7 @@ def check(config, data, run):
         raise ValueError(f"subspace must be at most the network's {count} parameters, got {config.subspace}")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Both trainings from the same initial weights, where each of them ends, and the line through the two ends."""
     model = build_network(config, data)
     initial = [v.numpy() for v in model.variables]
@@ -200,7 +204,9 @@ def measure(config, data, run):
     return result
 
 
-def plan_training(config, data, run, model, initial, name):
+def plan_training(
+    config: Config, data: Data, run: Run, model: keras.Model, initial: list[np.ndarray], name: str
+) -> tuple[TrainingConfig | None, dict[str, float]]:
     """(TrainingConfig of one batch size, columns of how its learning rate was chosen).
 
     (None, columns of a run that diverged) where no learning rate tried trains the network.
@@ -218,7 +224,9 @@ def plan_training(config, data, run, model, initial, name):
     return choose_rate(config, data, run, model, initial, name, plan) if config.rates else (plan, {})
 
 
-def choose_rate(config, data, run, model, initial, name, plan):
+def choose_rate(
+    config: Config, data: Data, run: Run, model: keras.Model, initial: list[np.ndarray], name: str, plan: TrainingConfig
+) -> tuple[TrainingConfig | None, dict[str, float]]:
     """plan_training's plan with the learning rate whose network, trained without a validation set, is best on it.
 
     By accuracy, then by loss; networks that missed the training loss that they were meant to reach stand behind.
@@ -245,11 +253,12 @@ def choose_rate(config, data, run, model, initial, name, plan):
     return best, {f"{name}/validation_accuracy": -accuracy}
 
 
-def validation_size(data):
+def validation_size(data: Data) -> int:
+    """Training images that are left out where learning rates are chosen."""
     return int(VALIDATION * len(data.x_train))
 
 
-def reaches(config, data, target):
+def reaches(config: Config, data: Data, target: float) -> Callable | None:
     """`until` of fit: is the training loss of the whole set at most the target?  None where losses are not made equal.
     """
     if config.equal != "loss":
@@ -257,12 +266,15 @@ def reaches(config, data, target):
     return loss_reached(data, config.training.loss, target)
 
 
-def assign(model, values):
+def assign(model: keras.Model, values: list[np.ndarray]) -> None:
+    """Set all variables of the model, those of batch norm too."""
     for variable, value in zip(model.variables, values):
         variable.assign(value)
 
 
-def measure_solution(config, model, data, surface, name):
+def measure_solution(
+    config: Config, model: keras.Model, data: Data, surface: TrainingLoss, name: str
+) -> dict[str, float]:
     """Losses, sharpness and curvature where one of the two trainings ended."""
     search = {"epsilon": config.epsilon, "iterations": config.sharpness_iterations, "seed": config.seed}
     full, part = sharpness(surface, **search), sharpness(surface, dimension=config.subspace, **search)
@@ -282,7 +294,7 @@ def measure_solution(config, model, data, surface, name):
     }
 
 
-def measure_line(model, data, loss, ends):
+def measure_line(model: keras.Model, data: Data, loss: str, ends: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     """Loss and accuracy on both sets at (1 - t) small + t large.
 
     Moving statistics of batch norm go along, variances as far as they are >= 0.
@@ -304,7 +316,7 @@ def measure_line(model, data, loss, ends):
     return {"line/positions": LINE, **losses}
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Every group of runs alike but for their seed: is the large batch sharper, and is it worse, and by how much?"""
     margin, factor = results.margins["margin"], results.margins["margin_factor"]
     test = (
@@ -322,7 +334,7 @@ def judge(results):
     return decide(results, findings, test, notes=describe_sweep(results))
 
 
-def compare_batches(group, margin, factor, confidence) -> Finding:
+def compare_batches(group: Group, margin: float, factor: float, confidence: float) -> Finding:
     """Sharpness and test accuracy of a Group's large batches against its small ones, paired by seed.
 
     Equal epochs, steps and losses are arms of one group; those with the same training loss are judged, all of them.
@@ -353,13 +365,13 @@ def compare_batches(group, margin, factor, confidence) -> Finding:
     )
 
 
-def same_loss(rows):
+def same_loss(rows: pd.DataFrame) -> np.ndarray:
     """[bool] a row: do both networks have the same training loss?"""
     small, large = (np.log(positive(rows, f"{batch}/train/loss")) for batch in BATCHES)
     return np.abs(large - small) <= math.log(TOLERANCE)
 
 
-def compare_arm(rows, confidence):
+def compare_arm(rows: pd.DataFrame, confidence: float) -> tuple[str, PairedDifference, PairedDifference]:
     """(text, log10 ratio of Keskar's sharpness, difference of accuracies) of the rows of one arm, paired by seed."""
     ratios = {}
     for measure, name in SHARPNESS.items():
@@ -379,7 +391,7 @@ def compare_arm(rows, confidence):
     return text, sharper, worse
 
 
-def sweeps(results):
+def sweeps(results: Results) -> list[tuple[Group, dict[str, np.ndarray], int]]:
     """[(Group, {measure: rank correlation with test accuracy, one for each seed}, networks a seed)] of each sweep.
 
     Over the networks of both batch sizes at every rate, batch size and length of training that was tried, if their
@@ -402,7 +414,7 @@ def sweeps(results):
     return found
 
 
-def pooled(rows):
+def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a network of some configs: seed, batch, the measures of sharpness, test accuracy."""
     parts = []
     for batch in BATCHES:
@@ -411,7 +423,7 @@ def pooled(rows):
     return pd.concat(parts, ignore_index=True)
 
 
-def describe_sweep(results):
+def describe_sweep(results: Results) -> str:
     """Rank correlations with test accuracy over the networks of a sweep, in words; '' where there was none."""
     texts = []
     for group, correlations, count in sweeps(results):
@@ -427,7 +439,7 @@ def describe_sweep(results):
     return "".join(texts)
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Loss and accuracy on the line through both solutions; sharpness, curvature and accuracy of both batches."""
     results = results.measured("small/sharpness")
     if not len(results):
@@ -441,7 +453,7 @@ def figures(results):
     return {**drawn, "sharpness_against_accuracy": plot_sweeps(found)} if found else drawn
 
 
-def plot_lines(groups, arrays):
+def plot_lines(groups: list[Group], arrays: dict[str, dict[str, np.ndarray]]) -> Figure:
     """Loss and accuracy along the line from the small-batch to the large-batch solution, every seed and the mean."""
     figure, axes = plots.new(len(groups), 2, width=4.8, height=3.4)
     for (left, right), group in zip(axes, groups):
@@ -461,7 +473,7 @@ def plot_lines(groups, arrays):
     return figure
 
 
-def plot_pairs(groups):
+def plot_pairs(groups: list[Group]) -> Figure:
     """Sharpness, curvature and test accuracy of both batches, a line per seed, the mean with its interval."""
     panels = (
         ("sharpness", "sharpness, full space (%)", "log"),
@@ -485,7 +497,7 @@ def plot_pairs(groups):
     return figure
 
 
-def plot_sweeps(found):
+def plot_sweeps(found: list[tuple[Group, dict[str, np.ndarray], int]]) -> Figure:
     """Test accuracy against each measure of sharpness over the networks of a sweep, one row a sweep, every seed."""
     figure, axes = plots.new(len(found), len(SHARPNESS), width=3.4, height=3.2)
     for line, (group, correlations, _) in zip(axes, found):

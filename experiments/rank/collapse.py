@@ -7,9 +7,14 @@ first measured epoch without a training error to the last; with classes of equal
 """
 import dataclasses
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis.collapse import class_means, last_layer, neural_collapse
 from analysis.evaluation import evaluate_splits
@@ -17,11 +22,13 @@ from analysis.features import penultimate_features
 from analysis.statistics import t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide, fact
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network, build_network, fit
 
 CLAIM = Claim(
@@ -58,17 +65,17 @@ class Config:
     )
     seed: int = seed_field()
 
-    def validate(self):
+    def validate(self) -> None:
         if not 0 < self.minority <= 1:
             raise ValueError(f"minority must be a share in (0, 1], got {self.minority}")
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     ask_network("last layer", config, data, run, lambda model: last_layer(model).name)
     thin_out(data, config.minority)  # refuses a class that would be empty
 
 
-def thin_out(data, share):
+def thin_out(data: Data, share: float) -> Data:
     """The data with only the first `share` of the training images of each class in the second half of the classes."""
     if share == 1:
         return data
@@ -83,7 +90,7 @@ def thin_out(data, share):
     return dataclasses.replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept])
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The collapse along training: at the first measured epoch without a training error, and at the end."""
     data = thin_out(data, config.minority)
     model = build_network(config, data)
@@ -98,7 +105,7 @@ def measure(config, data, run):
     }
 
 
-def collapse_probe(model, data, *, every, last):
+def collapse_probe(model: keras.Model, data: Data, *, every: int, last: int) -> Callable:
     """A probe for `fit`: {measure: array of (training set, test set)}, every so many epochs and at the last one."""
     classifier = last_layer(model)
     labels, test_labels = data.y_train.argmax(axis=1), data.y_test.argmax(axis=1)
@@ -122,7 +129,7 @@ def collapse_probe(model, data, *, every, last):
     return probe
 
 
-def summarize(probes, last):
+def summarize(probes: dict[int, dict[str, np.ndarray]], last: int) -> dict[str, object]:
     """Measures of one training from its probes, {epoch: {measure: (training set, test set)}}; `last` epoch.
 
     A change is only taken of a terminal phase that is at least as long as what came before it.
@@ -144,7 +151,7 @@ def summarize(probes, last):
     return result
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Does each of NC1 to NC3 fall over the terminal phase, and does the network decide as NC4 says at its end?"""
     factor = results.margins["margin_factor"]
     test = (
@@ -159,7 +166,7 @@ def judge(results):
     return decide(results, [find_group(group, factor, results.confidence) for group in results.groups()], test)
 
 
-def find_group(group, factor, confidence) -> Finding:
+def find_group(group: Group, factor: float, confidence: float) -> Finding:
     """What the terminal phase did to the measures of one Group."""
     columns = [f"change/{name}" for name in JUDGED]
     rows = group.rows
@@ -186,7 +193,7 @@ def find_group(group, factor, confidence) -> Finding:
     )
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """NC1 to NC4 over the epochs, on both sets, a line a run; and the epoch of zero training error."""
     results = results.measured("end/nc1")
     if not len(results):
@@ -207,7 +214,7 @@ def figures(results):
     return {"collapse_over_epochs": figure}
 
 
-def draw(axis, results, group, name):
+def draw(axis: Axes, results: Results, group: Group, name: str) -> None:
     """One measure of one Group over the epochs: a line a run and set, and when the training error was zero."""
     for position, (identity, fitted) in enumerate(zip(group.rows["config_id"], fitted_epochs(group.rows))):
         arrays = results.arrays[identity]
@@ -221,7 +228,7 @@ def draw(axis, results, group, name):
     axis.set(xlabel="epoch", xscale="log")
 
 
-def fitted_epochs(rows):
+def fitted_epochs(rows: pd.DataFrame) -> list[float | None]:
     """The epoch of zero training error of every row, None where there was none."""
     if "fitted/epoch" not in rows:
         return [None] * len(rows)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.conv_operators import model_spectra, relative_rank
@@ -59,7 +60,7 @@ def layers_of(lines: Lines) -> list[str]:
     return list(dict.fromkeys(str(layer) for _, seeds in lines for arrays in seeds for layer in arrays["layers"]))
 
 
-def new_with_legend(names: Sequence[str], width: float):
+def new_with_legend(names: Sequence[str], width: float) -> tuple[Figure, Axes]:
     """(figure, axis) with some `width` inches for the axis, and room beside it for a legend of these names."""
     longest = max(map(len, names), default=0)
     figure, axes = plots.new(width=width + LETTER * max(0, longest - 25), height=4)

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,9 @@ from analysis.conv_operators import (
 from experiments.rank.layer_spectra import thin_out
 from judging.results import Group, describe_network
 from judging.wording import field_label, field_text
+from reporting.run_folder import Run
 from training.attacks import NORMS, AdversarialModel, AttackConfig
+from training.data import Data
 from training.fit import History, TrainingConfig, build_network, check_decay_epochs, fit, scope
 
 EDITS = ("none", "rank_min", "rank_max", "random")
@@ -59,7 +62,7 @@ class AdversaryConfig:
     attack_steps: int = field(default=7, metadata={"help": "steps of PGD in training", "formerly": "steps"})
     attack_norm: str = field(default="linf", metadata={"help": f"norm of all attacks, one of {', '.join(NORMS)}"})
 
-    def attack(self, epsilon: float | None = None, steps: int | None = None, **options) -> AttackConfig:
+    def attack(self, epsilon: float | None = None, steps: int | None = None, **options: Any) -> AttackConfig:
         """The AttackConfig in pixels of [0, 1]; epsilon in 1/255, and training's own epsilon and steps where None."""
         radius = (self.train_epsilon if epsilon is None else epsilon) / 255
         step_size = self.step_size * radius or 1.0
@@ -71,7 +74,7 @@ class AdversaryConfig:
             return dataclasses.replace(self, attack_steps=AdversaryConfig.attack_steps)
         return self
 
-    def validate(self):
+    def validate(self) -> None:
         if not (self.train_epsilon >= 0 and math.isfinite(self.train_epsilon)):
             raise ValueError(
                 f"train_epsilon must be a finite number >= 0 (in 1/255 of the pixel range), got {self.train_epsilon:g}"
@@ -99,7 +102,7 @@ class EditConfig:
     finetune_learning_rate: float = field(default=0.002, metadata={"help": "SGD step size of fine-tuning"})
     finetune_decay_epochs: tuple[int, ...] = field(default=(), metadata={"help": "decay_epochs of fine-tuning"})
 
-    def validate(self):
+    def validate(self) -> None:
         if self.edit not in EDITS:
             raise ValueError(f"unknown edit {self.edit!r}: allowed are {', '.join(EDITS)}")
         for name, value in (("rank_cut", self.rank_cut), ("rank_cap", self.rank_cap)):
@@ -145,7 +148,9 @@ def treatment(epsilon: float, edit: EditConfig, train: bool = True) -> str:
 # -- training and fine-tuning
 
 
-def train(model: keras.Model, data, training: TrainingConfig, config, run, stage: str, **options) -> History:
+def train(
+    model: keras.Model, data: Data, training: TrainingConfig, config: Any, run: Run, stage: str, **options: Any
+) -> History:
     """fit, on adversarial examples where config.adversary has a train_epsilon; model is trained in place."""
     trained = model
     if config.adversary.train_epsilon:
@@ -155,7 +160,7 @@ def train(model: keras.Model, data, training: TrainingConfig, config, run, stage
 
 
 def trained_base(
-    config, data, run, *, probe: Callable | None = None, probe_key: tuple = ()
+    config: Any, data: Data, run: Run, *, probe: Callable | None = None, probe_key: tuple = ()
 ) -> tuple[keras.Model, History]:
     """A network as it is before any fine-tuning, and how it was trained: once for all edits of a run.
 
@@ -174,7 +179,7 @@ def trained_base(
     return model, history
 
 
-def finetune(model: keras.Model, data, config, run) -> History:
+def finetune(model: keras.Model, data: Data, config: Any, run: Run) -> History:
     """Fine-tune a trained network with config.edit; the History's probes are what the edits did.
 
     RankMin is fine-tuned once for itself and for the random edit that is as large.
@@ -199,7 +204,7 @@ def finetune(model: keras.Model, data, config, run) -> History:
     return edit_and_train(model, data, config, run, history.probes)
 
 
-def edit_and_train(model: keras.Model, data, config, run, like: dict | None = None) -> History:
+def edit_and_train(model: keras.Model, data: Data, config: Any, run: Run, like: dict | None = None) -> History:
     """Fine-tune the model in place with config.edit; like: probes of the edits whose size a random one has."""
     edit = config.edit
     training = dataclasses.replace(
@@ -242,12 +247,12 @@ class Editor(keras.callbacks.Callback):
     seed: of random edits.  like: probes of the edits whose size those have.
     """
 
-    def __init__(self, network, edit, pad, seed=0, like=None):
+    def __init__(self, network: keras.Model, edit: EditConfig, pad: bool, seed: int = 0, like: dict | None = None):
         super().__init__()
         self.edit, self.seed, self.like = edit, seed, like
         self.operators, self.done = editable(network, pad) if edit.edit != "none" else {}, {}
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if epoch + 1 not in self.edit.edit_epochs:
             return
         for i, (name, op) in enumerate(self.operators.items()):
@@ -272,7 +277,7 @@ class Editor(keras.callbacks.Callback):
             self.done[f"size/{name}"] = np.array([np.linalg.norm(change)])
             self.done[f"norm/{name}"] = np.array([np.linalg.norm(old)])
 
-    def probe(self, model, epoch):
+    def probe(self, model: keras.Model, epoch: int) -> dict[str, np.ndarray]:
         done, self.done = self.done, {}
         return done
 

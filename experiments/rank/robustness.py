@@ -8,22 +8,26 @@ import math
 import textwrap
 from dataclasses import dataclass, field, replace
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.evaluation import evaluate, evaluate_splits, predict
-from analysis.statistics import t_interval
+from analysis.statistics import PairedDifference, t_interval
 from experiments.rank import layer_spectra, rank_edits
 from experiments.rank.layer_spectra import RANK_COLUMNS
 from experiments.rank.rank_edits import EDIT_COLUMNS, EDIT_GRID, EDITS, SETTING, AdversaryConfig, EditConfig, join_words
 from harness.experiment import Experiment, evaluation_columns, seed_field
-from judging.decision import Finding, Statement, above, below, decide, fact
-from judging.results import paired_by_seed
+from judging.decision import Finding, Statement, Test, above, below, decide, fact
+from judging.results import Group, Results, paired_by_seed
 from judging.verdict import Claim, Verdict
 from judging.wording import format_points
 from models import NetworkConfig
 from reporting import figures as plots
+from reporting.run_folder import Run
 from training.attacks import check_attack, pgd, robust_accuracy, strong_attacks_installed, strong_robust_accuracy
-from training.data import DataConfig
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network
 
 CLAIM = Claim(
@@ -63,6 +67,7 @@ ATTACK_TOLERANCE = 0.05  # robust accuracy that stronger attacks may take away f
 ROUNDING = 1e-9  # of a difference of two shares of images
 LOSS_TOLERANCE = 0.02  # share by which a sound attack's loss may fall with more steps, being that of its last step
 LOSSES = ("attack/loss_clean", "attack/loss_few", "attack/loss", "attack/loss_strong")
+Gains = dict[str, tuple[PairedDifference, tuple[Test, ...]]]  # what `gains` finds
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Config:
         object.__setattr__(self, "adversary", self.adversary.relevant())
         object.__setattr__(self, "edit", self.edit.relevant())
 
-    def validate(self):
+    def validate(self) -> None:
         epsilons = list(self.test_epsilons)
         possible = all(e >= 0 and math.isfinite(e) for e in epsilons)
         if not epsilons or not possible or epsilons != sorted(set(epsilons)):
@@ -114,14 +119,14 @@ class Config:
             )
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     find = rank_edits.editable
     ask_network((find.__name__, config.pad), config, data, run, lambda model: list(find(model, config.pad)))
     if config.robust_size > len(data.x_test):
         raise ValueError(f"robust_size {config.robust_size} was asked of {len(data.x_test)} test images")
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Accuracy, robust accuracy and ranks of a network that was trained, then fine-tuned with the edit."""
     model, history = rank_edits.trained_base(config, data, run)
     if history.diverged_epoch:
@@ -138,7 +143,7 @@ def measure(config, data, run):
     return {**result, **numbers, **arrays, **rank_edits.edit_measures(history.probes)}
 
 
-def robust_measures(config, model, data):
+def robust_measures(config: Config, model: keras.Model, data: Data) -> dict[str, object]:
     """Robust accuracy at each epsilon, its mean over them, and some images with their adversarial examples."""
     size = config.robust_size or len(data.x_test)
     x, y = data.x_test[:size], data.y_test[:size]
@@ -167,7 +172,7 @@ def robust_measures(config, model, data):
 # -- verdict
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Low rank helps where RankMin gains clean and robust accuracy on no edit and on a random one, paired by seed."""
     margin = results.margins["margin"]
     test = (
@@ -185,7 +190,7 @@ def judge(results):
     return decide(results, findings, test, notes=warn_weak_attacks(measured.table))
 
 
-def weak_attacks(table):
+def weak_attacks(table: pd.DataFrame) -> np.ndarray:
     """[bool] of each network: do its losses not rise with steps and restarts, or do stronger attacks find much more?
 
     One that was not checked has no attack to rely on either.
@@ -198,7 +203,7 @@ def weak_attacks(table):
     return ~(rises.all(axis=1) & (gap <= ATTACK_TOLERANCE + ROUNDING))
 
 
-def warn_weak_attacks(table):
+def warn_weak_attacks(table: pd.DataFrame) -> str:
     """` Warning: ..` on the networks whose attack is shown to be weak, or was not checked; "" where there are none."""
     checked, parts = np.zeros(len(table), bool), []
     if "attack/accuracy_strong" in table:
@@ -216,7 +221,7 @@ def warn_weak_attacks(table):
     return f" Warning: {'; '.join(parts)}. Nothing is said of their robust accuracy." if parts else ""
 
 
-def compare_edits(group, margin, confidence) -> Finding:
+def compare_edits(group: Group, margin: float, confidence: float) -> Finding:
     """Every edit of a Group against the unedited network of its seed, and RankMin against random edits as large."""
     weak = weak_attacks(group.rows) & group.rows["robust/mean"].notna()
     edits = rank_edits.split_by_edit(replace(group, rows=group.rows.assign(weak_attack=weak)))
@@ -248,7 +253,7 @@ def compare_edits(group, margin, confidence) -> Finding:
     return Finding(group.label, ", ".join(texts), tuple(supports), tuple(refutes))
 
 
-def gains(rows, others, confidence) -> dict:
+def gains(rows: pd.DataFrame, others: pd.DataFrame, confidence: float) -> Gains:
     """{kind: (gain in accuracy of some networks over others, paired by seed; further tests of what is said of it)}."""
     sound = fact(not (rows["weak_attack"].any() or others["weak_attack"].any()))
     return {
@@ -257,7 +262,9 @@ def gains(rows, others, confidence) -> dict:
     }
 
 
-def judge_rank_min(name, rank, found, over, margin) -> tuple[list, list]:
+def judge_rank_min(
+    name: str, rank: PairedDifference, found: Gains, over: Gains | None, margin: float
+) -> tuple[list[Statement], list[Statement]]:
     """(supports, refutes) of one setting of RankMin: its gains on the unedited network, and `over` a random edit.
 
     Without a random edit to compare with (None) nothing supports.
@@ -275,7 +282,7 @@ def judge_rank_min(name, rank, found, over, margin) -> tuple[list, list]:
     return supports, refutes
 
 
-def format_gains(pairs):
+def format_gains(pairs: Gains) -> str:
     """`clean +1 [0, 2] points, robust -1 [-2, 0] points`."""
     return ", ".join(f"{kind} {format_points(gain)}" for kind, (gain, _) in pairs.items())
 
@@ -283,7 +290,7 @@ def format_gains(pairs):
 # -- figures
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Accuracy against the test epsilon, rank by layer, spectra, and images with their adversarial examples."""
     groups = results.measured("robust/mean").groups()
     lines = [
@@ -301,7 +308,7 @@ def figures(results):
     return result
 
 
-def plot_robust_accuracy(lines):
+def plot_robust_accuracy(lines: list[tuple[str, pd.DataFrame]]) -> Figure:
     """Accuracy against the test epsilon, clean accuracy at 0; lines: [(name, rows of all seeds)]."""
     figure, axis = layer_spectra.new_with_legend([name for name, _ in lines], width=6)
     for (name, rows), style in zip(lines, plots.styles()):
@@ -314,7 +321,7 @@ def plot_robust_accuracy(lines):
     return figure
 
 
-def plot_examples(results, groups):
+def plot_examples(results: Results, groups: list[Group]) -> Figure:
     """Images of each group's first seed and their adversarial examples, a pair of rows a group, with their classes."""
     groups = groups[:MAX_EXAMPLE_GROUPS]
     chosen = []
@@ -336,7 +343,7 @@ def plot_examples(results, groups):
     return figure
 
 
-def plot_predictions(axes, images, guesses, labels):
+def plot_predictions(axes: np.ndarray, images: np.ndarray, guesses: np.ndarray, labels: np.ndarray) -> None:
     """A row of images, each with its predicted class and whether that is right."""
     for axis, image, guess, label in zip(axes, images, guesses, labels):
         axis.imshow(image.squeeze().clip(0, 1), cmap="gray", vmin=0, vmax=1)

@@ -7,22 +7,27 @@ file.
 import dataclasses
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.conv_operators import model_operators, model_spectra, relative_rank
 from analysis.evaluation import evaluate_splits
 from analysis.statistics import paired_difference
 from experiments.rank import layer_spectra, rank_edits
-from experiments.rank.layer_spectra import RANK_COLUMNS
+from experiments.rank.layer_spectra import RANK_COLUMNS, Lines
 from experiments.rank.rank_edits import EDIT_COLUMNS, EDIT_GRID, AdversaryConfig, EditConfig, join_words
 from harness import grid as grids
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
+from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
-from training.data import DataConfig
+from reporting.run_folder import Run
+from training.data import Data, DataConfig
 from training.fit import TrainingConfig, ask_network, build_network
 
 CLAIM = Claim(
@@ -73,16 +78,16 @@ class Config:
         object.__setattr__(self, "adversary", adversary.relevant())
         object.__setattr__(self, "edit", edit.relevant())
 
-    def validate(self):
+    def validate(self) -> None:
         """Its parts are validated by themselves, and its own fields have no wrong value."""
 
 
-def check(config, data, run):
+def check(config: Config, data: Data, run: Run) -> None:
     find = model_operators if config.edit.edit == "none" else rank_edits.editable
     ask_network((find.__name__, config.pad), config, data, run, lambda model: list(find(model, pad=config.pad)))
 
 
-def measure(config, data, run):
+def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Ranks and spectra before training, their course in it, and those at the end, after the edits if there are any."""
     model = build_network(config, data)
     numbers, arrays, spectra = layer_spectra.spectrum_measures(model, config.pad)
@@ -103,7 +108,9 @@ def measure(config, data, run):
     return {**result, **evaluate_splits(model, data, config.training.loss), **numbers, **arrays}
 
 
-def trained_course(config, data, run, untrained):
+def trained_course(
+    config: Config, data: Data, run: Run, untrained: np.ndarray
+) -> tuple[keras.Model, dict[str, object]]:
     """(model, measures) of the trained network: relative rank of each layer at about eight epochs, and its last mean.
 
     untrained: relative rank of each layer before training.
@@ -129,13 +136,13 @@ def trained_course(config, data, run, untrained):
     }
 
 
-def trainings(results):
+def trainings(results: Results) -> list[tuple[str, pd.DataFrame]]:
     """[(label, rows)]: one row per seed of each way of training; edited networks share it with the unedited one."""
     groups = results.measured("trained/rank").groups()
     return [(group.label, group.rows.drop_duplicates("seed")) for group in groups]
 
 
-def judge(results):
+def judge(results: Results) -> Verdict:
     """Low rank where the paired change of the relative effective rank by training falls, group by group."""
     groups, margin = trainings(results), results.margins["margin"]
     test = (
@@ -162,7 +169,7 @@ def judge(results):
     return decide(results, findings, test, opening="Change of the relative effective rank by training: ")
 
 
-def describe_other_ranks(rows, confidence):
+def describe_other_ranks(rows: pd.DataFrame, confidence: float) -> str:
     """` (stable rank times 0.8 [0.7, 0.9], ..)`: what training does to other measures of rank; of unedited networks."""
     rows, parts = rows[rows["edit"] == "none"], []
     for kind in OTHER_RANKS:
@@ -177,7 +184,7 @@ def describe_other_ranks(rows, confidence):
 # -- figures
 
 
-def figures(results):
+def figures(results: Results) -> dict[str, Figure]:
     """Spectra and rank by layer for each model; and the course of the rank over training."""
     result = {}
     models = list(dict.fromkeys(results.table["model"]))
@@ -195,7 +202,7 @@ def figures(results):
     return result
 
 
-def variants(results, model):
+def variants(results: Results, model: str) -> Lines:
     """[(name, [arrays of a seed])] of one model: untrained, and at the end of each training and edit."""
     untrained = of_model(results.measured("untrained/rank").groups(apart=TRAINING_FIELDS), model)
     trained = of_model(results.measured("trained/rank", "rank/relative").groups(), model)
@@ -213,12 +220,12 @@ def variants(results, model):
     return lines
 
 
-def of_model(groups, model):
+def of_model(groups: list[Group], model: str) -> list[Group]:
     """Those of the groups whose network is of this model."""
     return [group for group in groups if group.first["model"] == model]
 
 
-def by_edit(group):
+def by_edit(group: Group) -> list[tuple[str, pd.DataFrame]]:
     """[(name, rows)] of a group: the unedited networks once, whatever fine-tuning they were spared, and each edit."""
     is_plain = group.rows["edit"] == "none"
     plain = [("plain", group.rows[is_plain].drop_duplicates("seed"))] if is_plain.any() else []
@@ -226,7 +233,7 @@ def by_edit(group):
     return [*plain, *((name, rows) for name, _, rows in edited)]
 
 
-def plot_rank_over_training(results, groups):
+def plot_rank_over_training(results: Results, groups: list[tuple[str, pd.DataFrame]]) -> Figure:
     """Mean relative effective rank over the epochs, one line per seed of each network and training."""
     figure, axis = layer_spectra.new_with_legend([label for label, _ in groups], width=6)
     for (label, rows), style in zip(groups, plots.styles()):
