@@ -39,9 +39,10 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
 
 
 def neural_collapse(
-    features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray, means: np.ndarray | None = None
-) -> Collapse:
-    """NC1 to NC4 of features [n, p] with labels [n] below a classifier with kernel [p, C] and bias [C].
+    features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray | float,
+    means: np.ndarray | None = None,
+) -> Collapse:  # fmt: skip
+    """NC1 to NC4 of features [n, p] with labels [n] below a classifier with kernel [p, C] and bias [C], or 0.
 
     means [C, p]: the class means that NC4 compares distances to; those of the features themselves when None. With test
     features, give those of the training set: the paper's nearest class centre is learned there.

@@ -81,8 +81,8 @@ class Results:
     """
 
     table: pd.DataFrame
-    arrays: dict
-    histories: dict
+    arrays: dict[str, dict[str, np.ndarray]]
+    histories: dict[str, pd.DataFrame]
     fields: tuple
     apart: tuple = ()
     look: Look = Look()

@@ -27,6 +27,7 @@ from judging.results import Group, Results, positive
 from judging.verdict import Claim, Verdict
 from judging.wording import format_factor, format_interval
 from models import NetworkConfig
+from models.redraw import redraw
 from reporting import figures as plots
 from reporting.run_folder import Run
 from training.data import Data, DataConfig
@@ -128,6 +129,8 @@ def train_comparable(config: Config, data: Data, run: Run, target: float) -> dic
     """
     training, stage = config.training, "comparable"
     model = build_network(config, data)
+    if config.network.model.endswith(".keras"):  # from scratch, and not from the file's weights
+        model.set_weights(redraw(model, config.seed))
 
     def loss():
         return evaluate(model, data.x_train, data.y_train, training.loss)[0]

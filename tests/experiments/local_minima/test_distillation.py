@@ -1,9 +1,12 @@
 """experiments/local_minima/distillation.py: its judge and figures on results made by hand."""
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 import run_local_minima
+import training.fit
+from experiments.local_minima import distillation
 from experiments.local_minima.distillation import EXPERIMENT
 from tests.experiments.local_minima.made_by_hand import NETWORK, judged, results
 
@@ -69,6 +72,22 @@ def test_the_controls_are_measured(tmp_path):
     assert row["control/train/loss"] < row["comparable/train/loss"]
     history = report.results.histories[row["config_id"]]
     assert (history["stage"] == "comparable").sum() == row["comparable/epochs"]
+
+
+def test_from_scratch_is_not_from_the_weights_of_a_file(tmp_path, monkeypatch):
+    starts = {}
+
+    def fit(model, *arguments, stage, **options):
+        starts[stage] = model.get_weights()
+        return training.fit.fit(model, *arguments, stage=stage, **options)
+
+    monkeypatch.setattr(distillation, "fit", fit)
+    own = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    own.save(tmp_path / "own.keras")
+    options = {"train_size": 200, "test_size": 50, "epochs": 3, "distillation_epochs": 2, "seed": 0}
+    run_local_minima.run("distillation", out_dir=tmp_path, quiet=True, model=str(tmp_path / "own.keras"), **options)
+    np.testing.assert_array_equal(starts["distillation"][0], own.get_weights()[0])
+    assert np.abs(starts["comparable"][0] - own.get_weights()[0]).min() > 0
 
 
 @pytest.mark.parametrize(
