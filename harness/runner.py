@@ -274,6 +274,7 @@ def alone(folder: Path) -> Iterator[None]:
     """No second run of the same folder meanwhile: it would compute everything again, and both would count looks."""
     try:
         with files.only_one(folder / "run.lock"):
+            (folder / cluster.PROBE).unlink(missing_ok=True)  # of a driver that was killed
             yield
     except BlockingIOError as error:
         raise InvalidInput(f"another run is at {folder}: wait for its end, or choose another --out_dir") from error

@@ -288,6 +288,14 @@ def test_a_second_run_of_a_folder_is_told_of_the_first(tmp_path):
     assert run(Fake(), tmp_path).results.table["seed"].tolist() == [0]
 
 
+def test_what_a_killed_driver_left_for_its_workers_goes_with_the_next_run(tmp_path):
+    report = run(Fake(), tmp_path)
+    left = report.folder / cluster.PROBE
+    left.write_text("a token")
+    run(Fake(), tmp_path)  # which measures nothing, and so has no workers
+    assert not left.exists()
+
+
 def test_the_lock_of_a_process_that_was_killed_holds_nobody_up(tmp_path):
     code = (
         "import sys, time; from reporting.files import only_one\n"
