@@ -49,8 +49,8 @@ def test_a_model_in_double_precision_moves_in_it():
 
 
 def test_each_variable_moves_in_its_own_precision():
-    layers = [keras.layers.Dense(1, use_bias=False, dtype="float64"), keras.layers.Activation("linear", dtype="float32")]
-    model = keras.Sequential([keras.Input((2,)), *layers])
+    dense = keras.layers.Dense(1, use_bias=False, dtype="float64")
+    model = keras.Sequential([keras.Input((2,)), dense, keras.layers.Activation("linear", dtype="float32")])
     surface = TrainingLoss(model, np.eye(2, dtype=np.float32), np.ones((2, 1), np.float32), "squared")
     descend(surface, learning_rate=0.1, steps=1, every=1, probe=position)
     moved = get_parameters(model)
