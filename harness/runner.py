@@ -117,9 +117,12 @@ def run(
 
 
 def describe_size(experiment: Experiment, grid: dict, options: dict) -> str:
-    """What to know where data were asked for, and how many images was not: the default was chosen for other data."""
+    """What to know where data were asked for, and how many images was not: the default was chosen for other data.
+
+    Synthetic data are as many as are asked for, so that nothing is left out of them.
+    """
     usual = grids.axes(experiment, {})["dataset"]
-    others = [name for name in grid["dataset"] if name not in usual]
+    others = [name for name in grid["dataset"] if name not in (*usual, "gaussian")]
     if not others or "train_size" in options or grid["train_size"] == [0]:
         return ""
     size = ", ".join(map(grids.text, grid["train_size"]))

@@ -20,7 +20,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis.evaluation import dtype_of
 from analysis.hessian import TrainingLoss
 from analysis.keras_internals import all_layers
 from analysis.parameters import get_parameters, set_parameters
@@ -109,8 +108,7 @@ class Way:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
         with np.errstate(over="ignore"):  # a diverging run gets to infinity, and is then found out
-            moved = get_parameters(self.surface.model) + self.velocity
-            set_parameters(self.surface.model, moved.astype(dtype_of(self.surface.model)))
+            set_parameters(self.surface.model, get_parameters(self.surface.model) + self.velocity)
         return self.value_and_gradient()
 
     def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:

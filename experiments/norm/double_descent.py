@@ -24,9 +24,9 @@ from analysis.parameters import get_parameters
 from analysis.statistics import Interval, t_interval
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
-from judging.results import Group, Results, paired_by_seed
+from judging.results import Results, paired_by_seed
 from judging.verdict import Claim, Verdict
-from judging.wording import format_factor
+from judging.wording import field_label, format_factor
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.run_folder import Run
@@ -126,23 +126,36 @@ def judge(results: Results) -> Verdict:
         "there is one width, and do not depend on the losses. Supported where both are above 0; refuted where one is "
         f"below a factor of {factor:g}."
     )
-    results = results.measured("capacity", "test/loss")
-    if not len(results):
+    measured = results.measured("capacity", "test/loss")
+    if not len(measured):
         return Verdict("undecided", "Every network diverged.", test)
     found = [find_group(label, levels, factor, results.confidence) for label, levels in compared_levels(results)]
-    return decide(results, found, test)
+    return decide(measured, found, test)
+
+
+def compared_field(results: Results) -> str:
+    """The field whose values are compared: train_size where no group has two widths, whether they diverged or not."""
+    single = all(len(group.by_width) < 2 for group in results.groups())
+    return "train_size" if single and results.table["train_size"].nunique() > 1 else "width"
+
+
+def compared_rows(results: Results) -> list[tuple[str, dict[int, pd.DataFrame]]]:
+    """[(label, {value of the compared field: rows that did not diverge, a seed once})] of every group."""
+    measured = results.measured("capacity", "test/loss")
+    if compared_field(results) == "width":
+        return [(group.label, group.by_width) for group in measured.groups()]
+    return [(group.label, group.split("train_size")) for group in measured.groups(apart=("train_size",))]
 
 
 def compared_levels(results: Results) -> list[tuple[str, dict[float, pd.DataFrame]]]:
-    """[(label, {capacity: rows, a seed once})] of every group: along widths, or images where all have one width."""
-    if results.table["width"].nunique() == 1 < results.table["train_size"].nunique():
-        groups = [(group.label, group.split("train_size")) for group in results.groups(apart=("train_size",))]
-    else:
-        groups = [(group.label, group.by_width) for group in results.groups()]
-    return [
-        (label, dict(sorted((float(rows["capacity"].iloc[0]), rows) for rows in levels.values())))
-        for label, levels in groups
-    ]
+    """[(label, {capacity: rows, a seed once})] of every group, ascending."""
+    found = []
+    for label, parts in compared_rows(results):
+        levels = {}
+        for rows in parts.values():  # train_size 0 may be one of the other numbers
+            levels.setdefault(float(rows["capacity"].iloc[0]), rows)
+        found.append((label, dict(sorted(levels.items()))))
+    return found
 
 
 def choose_levels(levels: dict[float, pd.DataFrame]) -> dict[str, pd.DataFrame] | None:
@@ -172,10 +185,11 @@ def find_group(label: str, levels: dict[float, pd.DataFrame], factor: float, con
     margin = np.log10(factor)
     at = {name: f"{rows['capacity'].iloc[0]:.2g}" for name, rows in chosen.items()}
     ridge = describe_ridge(chosen, confidence)
+    seeds = f"{rise.n}" if rise.n == descent.n else f"{rise.n} and {descent.n}"
     return Finding(
         label,
         f"test loss at {at['threshold']} times the threshold {format_factor(rise)} times that at {at['before']}, and "
-        f"{format_factor(descent)} times that at {at['beyond']}, over {rise.n} seeds{ridge}",
+        f"{format_factor(descent)} times that at {at['beyond']}, over {seeds} seeds{ridge}",
         supports=(Statement("a peak at the threshold and a second descent", (above(rise), above(descent))),),
         refutes=(
             Statement("no rise towards the threshold", (below(rise, margin),)),
@@ -197,12 +211,11 @@ def describe_ridge(chosen: dict[str, pd.DataFrame], confidence: float) -> str:
 def figures(results: Results) -> dict[str, Figure]:
     """Losses and test accuracy over capacity, and over epochs where networks were trained by SGD."""
     drawn = {}
-    levels = [(label, found) for label, found in compared_levels(results.measured("capacity", "test/loss")) if found]
-    if levels:
+    if levels := [(label, found) for label, found in compared_levels(results) if found]:
         drawn["double_descent"] = draw_capacities(levels)
-    trained = [(group.label, histories_by_width(results, group)) for group in results.groups()]
+    trained = [(label, histories_by_value(results, parts)) for label, parts in compared_rows(results)]
     if trained := [(label, histories) for label, histories in trained if histories]:
-        drawn["epochs"] = draw_epochs(trained)
+        drawn["epochs"] = draw_epochs(trained, compared_field(results))
     return drawn
 
 
@@ -231,25 +244,25 @@ def draw_capacities(groups: list[tuple[str, dict[float, pd.DataFrame]]]) -> Figu
     return figure
 
 
-def histories_by_width(results: Results, group: Group) -> dict[int, pd.DataFrame]:
-    """{width: every epoch with a test loss, of all seeds} of the group's networks that SGD trained."""
+def histories_by_value(results: Results, parts: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
+    """{value: every epoch with a test loss, of all seeds} of the networks among {value: rows} that SGD trained."""
     found = {}
-    for width, rows in group.by_width.items():
-        known = [results.histories[name] for name in rows["config_id"] if len(results.histories.get(name, ()))]
-        if known:
-            found[width] = pd.concat(known).dropna(subset=["test/loss"])
+    for value, rows in sorted(parts.items()):
+        known = [results.histories.get(name, pd.DataFrame()) for name in rows["config_id"]]
+        if known := [history for history in known if "test/loss" in history]:
+            found[value] = pd.concat(known).dropna(subset=["test/loss"])
     return found
 
 
-def draw_epochs(groups: list[tuple[str, dict[int, pd.DataFrame]]]) -> Figure:
-    """Test loss over epochs, a panel a group and a line a width: means over seeds."""
+def draw_epochs(groups: list[tuple[str, dict[int, pd.DataFrame]]], field_name: str) -> Figure:
+    """Test loss over epochs, a panel a group and a line a value of the field: means over seeds."""
     figure, axes = plots.panel_grid(len(groups), width=5.2, height=3.8)
     for axis, (label, histories) in zip(axes, groups):
-        for (width, history), look in zip(histories.items(), plots.styles()):
+        for (value, history), look in zip(histories.items(), plots.styles()):
             losses = history.groupby("epoch")["test/loss"].mean()
-            axis.plot(losses.index, losses, label=f"width {width}", markersize=4, **look)
-        axis.set(title=label, xlabel="epoch", ylabel="test loss (mean over seeds)", xscale="log")
-        axis.legend()
+            axis.plot(losses.index, losses, label=field_label(field_name, value), markersize=4, **look)
+        axis.set(title=label, xlabel="epoch", ylabel="test loss (mean over seeds)", xscale="log", yscale="log")
+        axis.legend(ncols=1 + len(histories) // 7)
     return figure
 
 

@@ -65,6 +65,7 @@ def test_a_size_that_was_chosen_for_other_data_is_told():
         "--train_size is 200, as for digits: --train_size=0 takes all images of cifar10."
     )
     assert told() == told(dataset="digits") == told(dataset="cifar10", train_size=200) == ""
+    assert told(dataset="gaussian") == ""  # it has no end
 
 
 def test_widening_a_grid_computes_only_what_is_new_and_the_csv_holds_all(tmp_path):

@@ -48,6 +48,15 @@ def test_a_model_in_double_precision_moves_in_it():
     np.testing.assert_allclose(get_parameters(surface.model), START * (1 - 0.1 * CURVATURE) ** 7, rtol=1e-14)
 
 
+def test_each_variable_moves_in_its_own_precision():
+    dense = keras.layers.Dense(1, use_bias=False, dtype="float64")
+    model = keras.Sequential([keras.Input((2,)), dense, keras.layers.Activation("linear", dtype="float32")])
+    surface = TrainingLoss(model, np.eye(2, dtype=np.float32), np.ones((2, 1), np.float32), "squared")
+    descend(surface, learning_rate=0.1, steps=1, every=1, probe=position)
+    moved = get_parameters(model)
+    assert (moved != moved.astype(np.float32)).all()
+
+
 def test_momentum_is_heavy_ball(surface):
     descend(surface, learning_rate=0.1, momentum=0.5, steps=2, every=1, probe=position)
     first = START - 0.1 * CURVATURE * START

@@ -1,5 +1,6 @@
 """experiments/norm/double_descent.py: exact solutions against NumPy, the chosen widths, the judge, small runs."""
 import numpy as np
+import pandas as pd
 import pytest
 
 import run_norm
@@ -8,7 +9,7 @@ from experiments.norm.double_descent import EXPERIMENT, Config, solve_last_layer
 from harness.grid import flat
 from harness.runner import InvalidInput
 from models import NetworkConfig
-from tests.experiments.local_minima.made_by_hand import judged
+from tests.experiments.local_minima.made_by_hand import judged, results
 from training.data import DataConfig, load
 from training.fit import build_network
 
@@ -41,12 +42,12 @@ def test_judge():
     assert judged(EXPERIMENT, [{**rows(1, 1, 1)[0], "capacity": np.nan, "test/loss": np.nan}]).outcome == "undecided"
 
 
-def along_images(losses, sizes=(800, 200, 50), **fields):
+def along_images(losses, sizes=(800, 200, 50), seeds=6, **fields):
     """Losses at three numbers of images of networks of width 200."""
     return [
         {**row, "width": 200, "config_id": f"{row['config_id']}-{sizes[place % 3]}", "train_size": sizes[place % 3],
          "capacity": 200 / sizes[place % 3], **fields}
-        for place, row in enumerate(rows(*losses))
+        for place, row in enumerate(rows(*losses, seeds=seeds))
     ]  # fmt: skip
 
 
@@ -61,6 +62,37 @@ def test_one_width_is_judged_along_the_images():
     wide = [{**row, "width": 50, "capacity": 50 / row["train_size"]} for row in along_images((1, 1, 1))]
     verdict = judged(EXPERIMENT, along_images((0.5, 3.0, 1.0)) + wide)
     assert verdict.outcome == "undecided" and verdict.reason.count("nothing to compare") == 3
+
+
+def test_what_is_one_width_does_not_hang_on_how_it_was_given_nor_on_what_diverged():
+    found = along_images((0.5, 3.0, 1.0))
+    for given in ({"width": None}, {"width": None, "widths": (200,)}):
+        assert judged(EXPERIMENT, [{**row, **given} for row in found]).outcome == "supported"
+    other = [{**row, "model": "resnet", "width": 16, "config_id": f"r-{row['config_id']}"} for row in found]
+    assert judged(EXPERIMENT, found + other).outcome == "supported"
+    lost = [{**row, "width": 50, "capacity": np.nan, "test/loss": np.nan} for row in found]
+    for more in (lost, [{**row, "width": None, "capacity": 64 / row["train_size"]} for row in found]):
+        verdict = judged(EXPERIMENT, found + more)
+        assert verdict.outcome == "undecided" and verdict.reason.count("nothing to compare") == 3
+
+
+def test_one_number_of_images_may_be_given_in_two_ways_and_lack_seeds():
+    found = along_images((0.5, 3.0, 1.0))
+    twice = [{**row, "train_size": 0, "config_id": f"all-{row['config_id']}"} for row in found[::3]]
+    assert judged(EXPERIMENT, found + twice).reason == judged(EXPERIMENT, found).reason
+    short = [row for row in found if row["train_size"] > 50 or row["seed"] > 1]
+    assert "over 6 and 4 seeds." in judged(EXPERIMENT, short).reason
+
+
+def test_epochs_are_drawn_a_line_a_compared_value_without_diverged_runs():
+    found = along_images((0.5, 3.0, 1.0), seeds=2)
+    found[0] |= {"capacity": np.nan, "test/loss": np.nan}
+    losses = {row["config_id"]: [1e9 if row is found[0] else row["test/loss"], np.nan] for row in found}
+    histories = {name: pd.DataFrame({"epoch": [1, 2], "test/loss": values}) for name, values in losses.items()}
+    axis = EXPERIMENT.figures(results(EXPERIMENT, found, histories=histories))["epochs"].axes[0]
+    assert [line.get_label() for line in axis.lines] == ["n = 50", "n = 200", "n = 800"]
+    assert axis.lines[2].get_ydata() == pytest.approx([found[3]["test/loss"]])
+    assert len(axis.figure.axes) == 1 and axis.get_title() == "mlp, depth 1, width 200"
 
 
 @pytest.mark.parametrize("widths", [(50, 200, 700), (50, 300, 1600), (120, 200, 1600)])
@@ -110,6 +142,12 @@ def test_trained_networks_count_all_parameters(tmp_path):
     table = report.results.table
     assert (report.folder / "figures" / "epochs.png").exists()
     assert table["capacity"][0] == (64 * 2 + 2 + 2 * 10 + 10) / 400 and "ridge/test/loss" not in table
+
+
+def test_a_run_whose_networks_all_diverge_at_once_is_reported(tmp_path):
+    tiny = {"train_size": 40, "test_size": 20, "width": 2, "label_noise": 0.0, "epochs": 2, "seed": 0}
+    report = run(tmp_path, train=True, learning_rate=1e300, **tiny)
+    assert report.verdict.outcome == "undecided" and not list((report.folder / "figures").glob("*.png"))
 
 
 def test_bad_input_is_one_line(tmp_path):
