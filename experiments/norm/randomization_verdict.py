@@ -305,7 +305,9 @@ def plot_doses(groups: list[Group]) -> Figure:
                 if any(value.n for value in values):
                     plots.interval_line(axis, [strength for strength, _ in found], values, label=condition, **style)
             axis.axhline(group.rows["chance"].max(), linestyle=":", color="0.4", linewidth=1)
-            axis.set(xscale="log", ylim=(0, 1.05), xlabel=f"{name.replace('_', ' ')}", ylabel=f"{label} accuracy")
+            axis.set(ylim=(0, 1.05), xlabel=name.replace("_", " "), ylabel=f"{label} accuracy")
+            if name != "dropout":
+                axis.set_xscale("log")
             axis.set_title(group.label)
         row_of_axes[0].legend()
     return figure
