@@ -3,7 +3,7 @@
 Values that are not finite stand for diverged runs: they are left out and counted in `dropped`, never averaged. A
 direction is "undecided" when the interval holds both answers; one seed or one level never makes a direction.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,6 +70,12 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     std = 0.0 if np.ptp(finite) == 0 else float(finite.std(ddof=1))
     half = float(special.stdtrit(n - 1, (1 + level) / 2)) * std / np.sqrt(n)
     return Interval(mean, mean - half, mean + half, std, n, dropped)
+
+
+def mean_correlation(correlations: ArrayLike, level: float = 0.95) -> Interval:
+    """t_interval of the mean of correlations [n], cut to [-1, 1], where every such mean lies."""
+    found = t_interval(correlations, level)
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)) if found.n > 1 else found
 
 
 def one_sided_p(estimate: Interval | PairedDifference, bound: float = 0.0, *, above: bool = True) -> float:

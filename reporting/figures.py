@@ -5,6 +5,7 @@ Importing this changes nothing in Matplotlib: the look holds inside of `with sty
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -12,8 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from analysis.statistics import t_interval
+from analysis.statistics import Interval, t_interval
 
 if TYPE_CHECKING:
     from judging.results import Group  # which imports Keras
@@ -73,11 +75,20 @@ def interval_line(axis: Axes, x: Iterable[float], intervals: Sequence, *, label:
     axis.errorbar(x, means, [low, high], label=label, capsize=3, markersize=5, **style)
 
 
-def against_width(axis: Axes, groups: "list[Group]", measures: dict[str, str | None] | str, label: str) -> None:
+def log_interval(values: ArrayLike) -> Interval:
+    """t_interval of the logarithms of positive values, in the values' own unit: for a logarithmic axis."""
+    values = np.asarray(values, float)
+    found = t_interval(np.log(values[values > 0]))
+    return replace(found, mean=float(np.exp(found.mean)), low=float(np.exp(found.low)), high=float(np.exp(found.high)))
+
+
+def against_width(
+    axis: Axes, groups: "list[Group]", measures: dict[str, str | None] | str, label: str, *, log: bool = False
+) -> None:
     """Means of measures against width, with 95 % t-intervals over seeds, one line per group and measure.
 
     groups: of Results.groups.  measures: {column: name in the legend}, or one column. Stored models without a
-    width stand beside each other.
+    width stand beside each other.  log: a logarithmic axis, with geometric means, where any value is above 0.
     """
     measures = measures if isinstance(measures, dict) else {measures: None}
     looks, ticks = styles(), {}
@@ -91,7 +102,10 @@ def against_width(axis: Axes, groups: "list[Group]", measures: dict[str, str | N
             if measure not in group.rows or group.rows[measure].isna().all():
                 continue
             ticks.update(known)
-            intervals = [t_interval(found[measure]) for found in rows.values()]
+            positive = log and bool((group.rows[measure] > 0).any())
+            intervals = [(log_interval if positive else t_interval)(found[measure]) for found in rows.values()]
+            if positive:
+                axis.set_yscale("log")
             full = f"{group.label}: {kind}" if kind else group.label
             interval_line(axis, np.add(list(known), 0.15 * shift * stored), intervals, label=full, **next(looks))
     axis.set(xlabel="stored model" if stored else "width", ylabel=label)

@@ -25,7 +25,7 @@ from analysis.evaluation import evaluate, evaluate_splits
 from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters
 from analysis.sharpness import adaptive_sharpness, sharpness
-from analysis.statistics import PairedDifference, paired_difference, rank_correlation, t_interval
+from analysis.statistics import PairedDifference, mean_correlation, paired_difference, rank_correlation, t_interval
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results, positive
@@ -428,7 +428,7 @@ def describe_sweep(results: Results) -> str:
     texts = []
     for group, correlations, count in sweeps(results):
         parts = [
-            f"{SHARPNESS[measure]} {format_interval(t_interval(values, results.confidence), 2, sign=True)}"
+            f"{SHARPNESS[measure]} {format_interval(mean_correlation(values, results.confidence), 2, sign=True)}"
             for measure, values in correlations.items()
         ]
         seeds = max(map(len, correlations.values()))
@@ -506,7 +506,7 @@ def plot_sweeps(found: list[tuple[Group, dict[str, np.ndarray], int]]) -> Figure
             for (batch, part), style in zip(networks.groupby("batch", sort=False), plots.styles()):
                 look = {"color": style["color"], "marker": style["marker"], "alpha": 0.6, "linestyle": "none"}
                 axis.plot(part[measure], part["accuracy"], label=f"{batch} batch", **look)
-            says = format_interval(t_interval(correlations.get(measure, ())), 2, sign=True)
+            says = format_interval(mean_correlation(correlations.get(measure, ())), 2, sign=True)
             axis.set(xscale="log", xlabel=name, ylabel="test accuracy", title=f"rank correlation {says}")
         line[0].legend(title=group.label)
     return figure

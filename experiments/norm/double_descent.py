@@ -8,7 +8,6 @@ et al. 2020, 1912.02292), and their test loss is drawn over epochs, too. One wid
 same along the images: more of them hurt up to the threshold (their section 7). Beside it ridge regression with its
 penalty chosen by leave-one-out, which is said to remove the peak (Nakkiran et al. 2021, 2003.01897).
 """
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -270,8 +269,7 @@ def intervals(column: str, values: Iterable[pd.Series]) -> list[Interval]:
     """t-intervals over seeds at each width; of a loss those of its logarithm, so that none is below 0."""
     if not column.endswith("loss"):
         return [t_interval(v) for v in values]
-    found = (t_interval(np.log10(v)) for v in values)
-    return [dataclasses.replace(i, mean=10.0**i.mean, low=10.0**i.low, high=10.0**i.high) for i in found]
+    return [plots.log_interval(v) for v in values]
 
 
 EXPERIMENT = Experiment(

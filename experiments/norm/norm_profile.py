@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.statistics import PairedDifference, paired_difference, rank_correlation, t_interval
+from analysis.statistics import PairedDifference, mean_correlation, paired_difference, rank_correlation, t_interval
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     SETTLED,
@@ -223,7 +223,7 @@ def describe_correlation(rows: pd.DataFrame, column: str, confidence: float) -> 
     by_seed = [
         rank_correlation(of_seed[column], of_seed["test/accuracy"]).correlation for _, of_seed in rows.groupby("seed")
     ]
-    found = t_interval(by_seed, confidence)
+    found = mean_correlation(by_seed, confidence)
     return f"{format_interval(found, 2)}{f' (mean of {found.n} seeds)' if found.n else ''}"
 
 

@@ -121,16 +121,14 @@ def figures(results: Results) -> dict[str, Figure]:
     if not groups:
         return {}
     figure, axes = plots.new(1, 2, width=5)
-    plots.against_width(axes[0, 0], groups, "ntk/distance", "relative distance of the NTK from its limit")
+    plots.against_width(axes[0, 0], groups, "ntk/distance", "relative distance of the NTK from its limit", log=True)
     plots.against_width(axes[0, 1], groups, "ntk/mean_ratio", "mean diagonal of the NTK / of its limit")
     for i, group in enumerate(groups):
         widths = np.array(list(group.by_width))
-        first = t_interval(group.by_width[widths[0]]["ntk/distance"]).mean
+        first = plots.log_interval(group.by_width[widths[0]]["ntk/distance"]).mean
         claimed = first * (widths / widths[0]) ** RATE
         text = "width$^{-1/2}$" if i == 0 else None
         axes[0, 0].plot(widths, claimed, ":", color="0.5", linewidth=1, zorder=0, label=text)
-    if any((group.rows["ntk/distance"] > 0).any() for group in groups):
-        axes[0, 0].set_yscale("log")
     axes[0, 1].axhline(1, color="0.5", linewidth=1)
     axes[0, 0].legend()
     return {"infinite_width": figure}

@@ -29,7 +29,7 @@ from analysis.linearized_training import (
     scale_to_unit_variance,
 )
 from analysis.mean_field import Phase, critical_weight_variance, phase
-from analysis.statistics import leave_one_out_error, paired_difference, rank_correlation, t_interval
+from analysis.statistics import leave_one_out_error, mean_correlation, paired_difference, rank_correlation, t_interval
 from experiments.ntk import spectrum_figures
 from experiments.ntk.limit_networks import build_finite, check_network, check_variances, groups_by_architecture
 from harness.experiment import Experiment, seed_field
@@ -373,11 +373,12 @@ def judge_diagram(group: Group, margin: float, confidence: float) -> Finding:
         return rows[name] if name in rows else np.full(len(rows), np.nan)
 
     for what, accuracy in (("trainability", "training"), ("generalization", "test")):
-        found = t_interval(column(f"{what}/correlation"), confidence)
+        found = mean_correlation(column(f"{what}/correlation"), confidence)
         error = t_interval(column(f"{what}/error"), confidence)
         text = f"rank correlation with {accuracy} accuracy {format_interval(found, 2)} over {found.n} seeds"
         if what == "generalization":
-            text += f" (uncentred labels {format_interval(t_interval(column(f'{what}/uncentred'), confidence), 2)})"
+            uncentred = mean_correlation(column(f"{what}/uncentred"), confidence)
+            text += f" (uncentred labels {format_interval(uncentred, 2)})"
         saved = {
             name: paired_difference(column(f"{what}/error_{name}"), column(f"{what}/error"), confidence)
             for name in BASELINES
@@ -390,7 +391,7 @@ def judge_diagram(group: Group, margin: float, confidence: float) -> Finding:
             Statement(f"it tells no more of {what} than {BASELINES[name]}", (below(gain, margin),))
             for name, gain in saved.items()
         ]
-    agreement = format_interval(t_interval(column("infinite/test_agreement"), confidence), 2)
+    agreement = format_interval(mean_correlation(column("infinite/test_agreement"), confidence), 2)
     texts.append(f"infinite-width and finite test accuracy {agreement}")
     texts.append(f"{int(rows['finite/diverged'].sum())} finite networks diverged")
     if not group.first["cells"]:

@@ -7,6 +7,7 @@ from scipy import stats
 
 from analysis.statistics import (
     leave_one_out_error,
+    mean_correlation,
     monotone_trend,
     one_sided_p,
     paired_difference,
@@ -28,6 +29,14 @@ def test_t_interval_matches_scipy_and_drops_nan():
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     np.testing.assert_allclose([got.low, got.high], [low, high], rtol=1e-12)
     assert (got.n, got.dropped) == (4, 1)
+
+
+def test_a_mean_of_correlations_lies_between_minus_one_and_one():
+    whole, cut = t_interval([-0.9, -1.0, -0.7]), mean_correlation([-0.9, -1.0, -0.7])
+    assert whole.low < -1 and (cut.low, cut.high) == (-1, whole.high)
+    assert (cut.mean, cut.std, cut.n) == (whole.mean, whole.std, whole.n)  # what tests use stays
+    assert mean_correlation([0.9, 1.0, 0.7]).high == 1 and mean_correlation([0.1, 0.2]) == t_interval([0.1, 0.2], 0.95)
+    assert np.isnan(mean_correlation([0.5]).low) and mean_correlation([]).n == 0
 
 
 def test_t_interval_of_few_or_constant_values():

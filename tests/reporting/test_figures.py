@@ -74,6 +74,20 @@ def test_a_line_for_each_group_over_its_widths():
     ]  # fmt: skip
 
 
+def test_on_a_logarithmic_axis_means_and_intervals_are_those_of_logarithms():
+    axis = figures.new()[1][0, 0]
+    figures.against_width(axis, width_table().groups(), "m", "measure", log=True)
+    line = axis.containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(line[0], np.sqrt((8 * 0.1) * (8 * 0.1 + 1)))  # of seeds 0 and 1
+    assert axis.get_yscale() == "log"
+    wide = figures.log_interval([0.01, 1.0, 100.0, 0.0])  # what is 0 has no logarithm
+    assert wide.n == 3 and wide.mean == pytest.approx(1) and 0 < wide.low < 0.01
+    nothing = figures.new()[1][0, 0]
+    table = width_table().table.assign(m=0.0)
+    figures.against_width(nothing, Results(table, {}, {}, width_table().fields, ("width",)).groups(), "m", "", log=True)
+    assert nothing.get_yscale() == "linear"
+
+
 def test_stored_models_stand_beside_each_other():
     axis = figures.new()[1][0, 0]
     table = width_table().table.assign(width=None, depth=None)
