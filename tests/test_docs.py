@@ -88,6 +88,17 @@ def test_every_link_leads_to_a_file_and_a_heading():
     assert not lost
 
 
+def test_no_interval_of_a_generated_page_is_typed():
+    """Numbers of runs come from evidence/: an interval that stands in a template was typed by hand."""
+    number = r"[-+]?\d[\d.]*(?:e[-+]?\d+)?"
+    typed = [
+        (path.name, found)
+        for path in sorted((ROOT / "docs" / "templates").rglob("*.md"))
+        for found in re.findall(rf"\[{number}, {number}\]", re.sub(r"{{.*?}}", "", path.read_text()))
+    ]
+    assert not typed
+
+
 def test_lines_of_typed_pages_are_not_too_long():
     """A table's row is one line, however long; pages made from templates have the lengths that their numbers have."""
     made = set(pages.templates(ROOT))
