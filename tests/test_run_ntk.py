@@ -239,7 +239,7 @@ def test_presets_are_valid_grids(preset):
         if hasattr(config, "network"):
             models.validate(config.network, (32, 32, 3), 10)
     seeds = {c.seed for c in configs}
-    assert len(seeds) >= 3 and seeds == set(range(len(seeds)))
+    assert len(seeds) >= 3 and max(seeds) - min(seeds) == len(seeds) - 1  # in one row, if not from 0 on
     assert values.experiment == "spectrum" or len(configs) >= 9  # a phase diagram is one config
     if values.experiment == "drift" and preset.parent.name == "paper":
         expected = TrainingConfig(epochs=600, learning_rate=0.01, decay_epochs=(60, 120, 160), decay_factor=0.2,
