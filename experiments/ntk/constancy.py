@@ -5,7 +5,7 @@ import numpy as np
 
 from analysis.features import pearson
 from analysis.kernels import centred_alignment, kernel_drift, label_alignment
-from analysis.statistics import Trend, t_interval
+from analysis.statistics import Trend, mean_correlation, t_interval
 from experiments.ntk.limit_conditions import CONDITIONS, describe_missed
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results
@@ -108,9 +108,9 @@ def find(
     width = max(group.by_width)
     widest = group.by_width[width]
     level = t_interval(np.log10(widest[change].astype(float).clip(lower=NOTHING)), confidence)
-    at_last = format_interval(t_interval(widest[correlation], confidence))
+    at_last = format_interval(mean_correlation(widest[correlation], confidence))
     if "redraw/correlation" in widest and widest["redraw/correlation"].notna().any():
-        baseline = format_interval(t_interval(widest["redraw/correlation"], confidence))
+        baseline = format_interval(mean_correlation(widest["redraw/correlation"], confidence))
         at_last += f" (of two initializations {baseline})"
     text = (
         f"relative change {format_trend(falling, power_law=True)}, at width {width} {format_factor(level)}; "
