@@ -439,7 +439,7 @@ class Pool:
         where = self.workers.address or f"{self.workers.number} on this machine"
         self.say(f"Ray: {where}" + (f", dashboard http://{self.dashboard}" if self.dashboard else "") + ".")
 
-    def _room(self):
+    def _room(self, resources):
         """Tasks to hand to Ray at once: what can run, and none that waits.
 
         A task that asks the desk gives its CPU free while it waits for the answer, and Ray would begin the next one
@@ -447,11 +447,11 @@ class Pool:
         """
         if self.workers.number:
             return self.workers.number
-        return max(1, sum(int(resources.get("CPU", 0) // self.cpus) for resources in self._resources()))
+        return max(1, sum(int(node.get("CPU", 0) // self.cpus) for node in resources))
 
-    def _watch_nodes(self):
+    def _watch_nodes(self, resources):
         """Say when the last node that fits is gone, and when there is one again: until then Ray's tasks wait."""
-        fits = any(map(self._fits, self._resources()))
+        fits = any(map(self._fits, resources))
         if fits != self.fits:
             self.say("A node fits again." if fits else (
                 f"No node is left with {self.cpus:g} CPUs and {self.workers.gpus:g} GPUs: waiting for one. After "
@@ -474,7 +474,7 @@ class Pool:
         next_job: takes the next (config, config id, fields), None when there is none.  progress: None when quiet.
         """
         errors = self.ray.exceptions
-        again, running, tries, shown, room = deque(), {}, Counter(), -math.inf, self._room()
+        again, running, tries, shown, room = deque(), {}, Counter(), -math.inf, self._room(self._resources())
         while True:
             while len(running) < room and (job := again.popleft() if again else next_job()):
                 running[self._submit(*job)] = job
@@ -487,8 +487,9 @@ class Pool:
                     self.say(line)
                 if progress:
                     progress.others(at)
-                self._watch_nodes()
-                shown, room = time.monotonic(), self._room()
+                resources = self._resources()
+                self._watch_nodes(resources)
+                shown, room = time.monotonic(), self._room(resources)
             for reference in ready:
                 job = running.pop(reference)
                 identity = job[1]

@@ -75,10 +75,10 @@ def interval_line(axis: Axes, x: Iterable[float], intervals: Sequence, *, label:
     axis.errorbar(x, means, [low, high], label=label, capsize=3, markersize=5, **style)
 
 
-def log_interval(values: ArrayLike) -> Interval:
+def log_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """t_interval of the logarithms of positive values, in the values' own unit: for a logarithmic axis."""
     values = np.asarray(values, float)
-    found = t_interval(np.log(values[values > 0]))
+    found = t_interval(np.log(values[values > 0]), level)
     return replace(found, mean=float(np.exp(found.mean)), low=float(np.exp(found.low)), high=float(np.exp(found.high)))
 
 

@@ -2,7 +2,6 @@
 
 The network is built by the proof's construction, not trained, and run as a Keras model: what is left is rounding.
 """
-import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.evaluation import predict
-from analysis.statistics import t_interval
 from harness.experiment import Experiment, seed_field
 from judging.decision import Finding, Statement, decide, fact
 from judging.results import Group, Results
@@ -182,8 +180,7 @@ def plot_errors(groups: list[Group]) -> Figure:
 def plot_powers(axis: Axes, rows: pd.DataFrame, column: str, name: str, style: dict) -> None:
     """A column against the number of points, with the intervals of its logarithm, which cannot reach below 0."""
     by_width = dict(list(rows.groupby("width")))
-    found = [t_interval(np.log10(np.maximum(part[column], 1e-18))) for part in by_width.values()]
-    found = [dataclasses.replace(i, mean=10**i.mean, low=10**i.low, high=10**i.high) for i in found]
+    found = [plots.log_interval(np.maximum(part[column], 1e-18)) for part in by_width.values()]
     plots.interval_line(axis, list(by_width), found, label=name, **style)
 
 

@@ -133,11 +133,10 @@ def figures(results: Results) -> dict[str, Figure]:
         return {}
     groups = results.groups()
     figure, axes = plots.new(1, 3, width=4.2, height=3.6)
+    axes[0, 1].sharey(axes[0, 0])
     plots.against_width(axes[0, 0], groups, "ntk/correlation", "correlation before and after training")
     plots.against_width(axes[0, 1], groups, "redraw/correlation", "correlation of two initializations")
     plots.against_width(axes[0, 2], groups, "ntk/relative_change", "relative change of the NTK", log=True)
-    for axis in axes.flat[:2]:  # one scale for both
-        axis.set_ylim(min(a.get_ylim()[0] for a in axes.flat[:2]), max(a.get_ylim()[1] for a in axes.flat[:2]))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     panels = [panel for panel in (widest_kernels(group, results.arrays) for group in groups) if panel]
     return {"ntk_against_width": figure, **({"ntk_heat_maps": heat_maps(panels)} if panels else {})}

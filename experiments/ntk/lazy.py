@@ -7,7 +7,6 @@ alpha, the further features move (the rich regime of Woodworth et al. 2020, 2002
 ordinary training towards the targets f(w0) + y / alpha, so that every scale descends from the same start to the same
 training loss, and nothing but alpha differs.
 """
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -298,12 +297,8 @@ PANELS = (
 def draw(axis: Axes, group: Group, column: str, confidence: float, *, scale: str, **style: Any) -> None:
     """Mean and interval of a column over seeds, at each alpha; geometric ones on a logarithmic scale."""
     scales = {alpha: rows[column].astype(float) for alpha, rows in sorted(group.split("alpha").items())}
-    if scale == "log":
-        found = [t_interval(np.log10(values), confidence) for values in scales.values()]
-        found = [dataclasses.replace(one, **{name: 10 ** getattr(one, name) for name in ("mean", "low", "high")})
-                 for one in found]  # fmt: skip
-    else:
-        found = [t_interval(values, confidence) for values in scales.values()]
+    interval = plots.log_interval if scale == "log" else t_interval
+    found = [interval(values, confidence) for values in scales.values()]
     plots.interval_line(axis, list(scales), found, **style)
 
 

@@ -141,7 +141,7 @@ def test_who_waits_for_a_node_is_told_once(monkeypatch):
     pool.fits, (node, gone) = True, pool.ray.nodes()
     for alive in (True, False, False, True, True):
         pool.ray.nodes = lambda alive=alive: [{**node, "Alive": alive}, gone]
-        pool._watch_nodes()
+        pool._watch_nodes(pool._resources())
     assert said == [
         "No node is left with 2 CPUs and 0 GPUs: waiting for one. After Ctrl-C the same command goes on from here.",
         "A node fits again.",
