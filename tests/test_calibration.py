@@ -17,6 +17,7 @@ from benchmarks.calibration import (
     sequential,
     share,
     too_often,
+    upper_bound,
     write,
 )
 from benchmarks.scenarios import DISTRIBUTIONS
@@ -81,6 +82,19 @@ def test_a_run_goes_on_with_the_cells_that_it_lacks():
     rows = {cell_name(row): {**row, "replications": 20} for row, _ in jobs[:-1]}
     left = jobs_left(rows, 20, experiment=["collapse"], what=["wrong"], groups=["1"])
     assert left == jobs[-1:] and len(jobs_left(rows, 21, experiment=["collapse"])) > len(jobs)
+
+
+def test_more_tables_where_few_leave_it_open():
+    # 4 of 200 is where the one-sided binomial test of 5 % has p = 0.026, 5 of 200 where it has p = 0.062.
+    assert upper_bound({"share": 0.02, "replications": 200}) < 0.05 < upper_bound({"share": 0.025, "replications": 200})
+    assert upper_bound({"share": 1.0, "replications": 200}) == 1
+    wanted = {"experiment": ["collapse"], "what": ["wrong"], "groups": ["1"]}
+    jobs = jobs_left({}, 200, unclear_only=True, **wanted)
+    assert len(jobs) == 2 * len(DISTRIBUTIONS)  # what is not there yet is unclear
+    shares = [0.025, *[0.02] * (len(jobs) - 1)]
+    rows = {cell_name(row): {**row, "replications": 200, "share": share} for (row, _), share in zip(jobs, shares)}
+    assert [row for row, _ in jobs_left(rows, 2000, unclear_only=True, **wanted)] == [jobs[0][0]]
+    assert not jobs_left(rows, 200, unclear_only=True, **wanted)
 
 
 @pytest.mark.slow
