@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One test process a core, each with one TensorFlow thread: faster than one process with all of them.
 WORKERS ?= auto
 
-.PHONY: run test test-slow test-long lint evidence pages clean
+.PHONY: run test test-slow test-ray test-long lint evidence pages clean
 
 run: .venv/installed
 	$(BIN)/python run_local_minima.py
@@ -14,6 +14,10 @@ test: .venv/developer
 
 test-slow: .venv/developer
 	$(BIN)/python -m pytest -q -m "slow and not long" -n $(WORKERS) --dist loadfile
+
+# Workers on Ray, which the other tests do without. One after the other, as each takes all cores.
+test-ray: .venv/cluster
+	$(BIN)/python -m pytest -q -m "slow and not long" tests/harness/test_cluster.py
 
 test-long: .venv/developer
 	$(BIN)/python -m pytest -q -m long -n $(WORKERS) --dist loadfile
@@ -40,4 +44,8 @@ clean:
 
 .venv/developer: .venv/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+.venv/cluster: .venv/developer requirements-cluster.txt
+	$(BIN)/python -m pip install --quiet -r requirements-cluster.txt
 	touch $@

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.evaluation import evaluate
 from analysis.statistics import PairedDifference, t_interval
+from experiments.norm import tuning
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     describe_scale_invariance,
@@ -62,7 +62,6 @@ TABLE = (
     "tuned/norm_target",
 )  # fmt: skip
 STORED_MULTIPLES = (1.4,)  # 550 over the 394 that a relu mlp of 3 x 64 starts with on average
-HELD_OUT = 0.25  # share of the training set on which the trials of the tuning are compared
 # The first trial has the settings that were given; the others draw them log-uniformly within these factors.
 FACTORS = {"learning_rate": 10**0.5, "coefficient": 10.0, "norm_target": 2.0}
 SETTING = ("regularizer", "coefficient", "norm_target")
@@ -137,13 +136,8 @@ def setting_name(regularizer: str, coefficient: float, target: float) -> str:
 
 
 def check(config: Config, data: Data, run: Run) -> None:
-    if config.tuning_trials and held_out(len(data.x_train)) < 2:
-        raise ValueError(f"too few training images to hold some out for the tuning, got {len(data.x_train)}")
-
-
-def held_out(size: int) -> int:
-    """How many of so many training images are held out."""
-    return round(HELD_OUT * size)
+    if config.tuning_trials:
+        tuning.check_size(data)
 
 
 def trials(config: Config) -> list[TrainingConfig]:
@@ -162,27 +156,13 @@ def trials(config: Config) -> list[TrainingConfig]:
 
 
 def tune(config: Config, data: Data, run: Run) -> tuple[TrainingConfig, dict[str, float]]:
-    """(settings, measures): those of the trial with the highest accuracy, then the lowest loss, on held-out images.
-
-    The seed's test set is not looked at. The held-out images are part of the training set again when the chosen
-    settings train the network that is judged.
-    """
+    """(settings, measures): the best of a regularizer's trials, and what was chosen (`tuning.choose`)."""
     if not config.tuning_trials:
         return config.training, {}
-    order = np.random.default_rng([config.seed, 89]).permutation(len(data.x_train))
-    out, kept = np.split(order, [held_out(len(order))])
-    inner = dataclasses.replace(
-        data, x_train=data.x_train[kept], y_train=data.y_train[kept], x_test=data.x_train[out], y_test=data.y_train[out]
-    )
-    scores = []
-    for number, training in enumerate(trials(config)):
-        model = build_network(config, inner)
-        diverged = fit(model, inner, training, seed=config.seed, run=run, stage=f"trial-{number}").diverged_epoch
-        loss, accuracy = (np.inf, -1.0) if diverged else evaluate(model, inner.x_test, inner.y_test, training.loss)
-        scores.append((accuracy, -loss, training))
-    accuracy, _, best = max(scores, key=lambda score: score[:2])  # of equal ones the first
+    plans = {f"trial-{number}": training for number, training in enumerate(trials(config))}
+    best, accuracy = tuning.choose(config, data, run, plans)
     measures = {f"tuned/{name}": getattr(best, name) for name in FACTORS}
-    return best, measures | ({"tuned/accuracy": accuracy} if accuracy >= 0 else {})
+    return best, measures | ({} if accuracy is None else {"tuned/accuracy": accuracy})
 
 
 def measure(config: Config, data: Data, run: Run) -> dict[str, object]:

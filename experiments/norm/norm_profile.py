@@ -2,7 +2,8 @@
 
 Norm-bias holds ||theta||^2 at multiples, far below 1 to far above, of what training without a regularizer ends with
 on the same seed. Where batch norm follows, the scale of a kernel cannot change the function: such kernels are measured
-apart.
+apart. The norm that suits a learning rate is not the best one of another: with `rates` every norm, and no regularizer,
+takes its best of them on images that are held out of the seed's own training set.
 """
 import dataclasses
 import math
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.statistics import PairedDifference, mean_correlation, paired_difference, rank_correlation, t_interval
+from experiments.norm import tuning
 from experiments.norm.norm_measures import (
     FINAL_COLUMNS,
     SETTLED,
@@ -48,12 +50,16 @@ COLUMNS = {
     "norm/start": "regularized squared norm at the start",
     "norm/target": "target of the regularized squared norm",
     "norm/over_none": "regularized squared norm / without regularizer",
+    "tuned/learning_rate": "tuned learning rate",
+    "tuned/accuracy": "accuracy on held-out images",
     "none/norm": "squared norm without regularizer",
     "none/test/accuracy": "its test accuracy",
+    "none/learning_rate": "its tuned learning rate",
 }
 TABLE = (
     "test/accuracy", "train/accuracy", "gap/accuracy", "test/loss", "norm/all", "norm/over_target",
-    "norm/least_equivalent", "norm/scale_invariant", "norm/effective_rate", "none/norm", "none/test/accuracy",
+    "norm/least_equivalent", "norm/scale_invariant", "norm/effective_rate", "tuned/learning_rate", "none/norm",
+    "none/test/accuracy", "none/learning_rate",
 )  # fmt: skip
 BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title_fontsize": 9}  # a legend that hides no point
 Gain = Callable[[float | str, float | str], PairedDifference]  # of test accuracy, a multiple or "none" over another
@@ -69,9 +75,19 @@ class Config:
     multiple: float = field(
         default=1.0, metadata={"help": "target of ||theta||^2, in units of where unregularized training ends"}
     )
+    rates: tuple[float, ...] = field(
+        default=(),
+        metadata={
+            "help": "learning rates of which every norm, and no regularizer, takes its best by accuracy on "
+            f"{100 * tuning.HELD_OUT:g} % of the training images, held out for it; none: learning_rate for all",
+            "added": True,
+        },
+    )
     seed: int = seed_field()
 
     def validate(self) -> None:
+        if not all(0 < rate < math.inf for rate in self.rates) or len(set(self.rates)) < len(self.rates):
+            raise ValueError(f"rates must be finite numbers above 0, none of them twice, got {self.rates}")
         if not (self.multiple > 0 and math.isfinite(self.multiple)):
             raise ValueError(f"multiple must be a finite number > 0, got {self.multiple}")
         training = self.training
@@ -86,6 +102,11 @@ def label(config: Config) -> str:
     return f"multiple={config.multiple:g}"
 
 
+def check(config: Config, data: Data, run: Run) -> None:
+    if config.rates:
+        tuning.check_size(data)
+
+
 def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """Train with norm-bias towards a multiple of where unregularized training ends, and measure the end."""
     every_multiple = dataclasses.replace(config, multiple=1.0)
@@ -93,12 +114,12 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     if reference["diverged_epoch"]:
         return {"diverged_epoch": reference["diverged_epoch"]}
     target = config.multiple * reference["norm"]
-    training = dataclasses.replace(config.training, norm_target=target)
+    training, tuned = tune(config, data, run, dataclasses.replace(config.training, norm_target=target), "norm_bias")
     model, start = build(config, data)
     history = fit(model, data, training, seed=config.seed, run=run, stage="norm_bias")
     result = {
-        "none/norm": reference["norm"],
-        "none/test/accuracy": reference["accuracy"],
+        **tuned,
+        **{f"none/{name}": reference[name] for name in ("norm", "test/accuracy", "learning_rate") if name in reference},
         "norm/start": start,
         "norm/target": target,
         "diverged_epoch": history.diverged_epoch,
@@ -109,6 +130,18 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     return {**result, **final, "norm/over_none": final[regularized_norm(training)] / reference["norm"]}
 
 
+def tune(
+    config: Config, data: Data, run: Run, training: TrainingConfig, stage: str
+) -> tuple[TrainingConfig, dict[str, float]]:
+    """(settings, measures): `training` with the best of the rates (`tuning.choose`), or as it is without any."""
+    if not config.rates:
+        return training, {}
+    plans = {f"{stage}-rate={rate:g}": dataclasses.replace(training, learning_rate=rate) for rate in config.rates}
+    best, accuracy = tuning.choose(config, data, run, plans)
+    measures = {"tuned/learning_rate": best.learning_rate}
+    return best, measures | ({} if accuracy is None else {"tuned/accuracy": accuracy})
+
+
 def build(config: Config, data: Data) -> tuple[keras.Model, float]:
     """(model, the squared norm that the regularizer acts on) at the start."""
     model = build_network(config, data)
@@ -117,14 +150,20 @@ def build(config: Config, data: Data) -> tuple[keras.Model, float]:
 
 
 def train_unregularized(config: Config, data: Data, run: Run) -> dict[str, float | None]:
-    """Norm and test accuracy that training without a regularizer ends with, or the epoch at which it diverged."""
+    """Norm and test accuracy that training without a regularizer ends with, or the epoch at which it diverged.
+
+    With rates, which of them it was, too.
+    """
+    plain = dataclasses.replace(config.training, regularizer="none", coefficient=0.0)
+    training, tuned = tune(config, data, run, plain, "none")
     model, _ = build(config, data)
-    training = dataclasses.replace(config.training, regularizer="none", coefficient=0.0)
     history = fit(model, data, training, seed=config.seed, run=run, stage="none")
     found = {"diverged_epoch": history.diverged_epoch}
     if not history.diverged_epoch:
         final = final_measures(model, data, training, history)
-        found.update(norm=final[regularized_norm(training)], accuracy=final["test/accuracy"])
+        found.update({"norm": final[regularized_norm(training)], "test/accuracy": final["test/accuracy"]})
+    if tuned:
+        found["learning_rate"] = tuned["tuned/learning_rate"]
     return found
 
 
@@ -169,7 +208,8 @@ def compare_norms(group: Group, margin: float, confidence: float) -> Finding:
     text = (
         f"of {', '.join(f'{m:g}' for m in means)} times the unregularized squared norm, mean test accuracy is highest "
         f"at {top:g} ({means[top]:.4g}; without regularizer {accuracy['none'].mean():.4g})"
-        f"{describe_gains(small, gain)}{describe_correlations(rows, confidence)}{describe_scale_invariance(rows)}"
+        f"{describe_rates(rows)}{describe_gains(small, gain)}{describe_correlations(rows, confidence)}"
+        f"{describe_scale_invariance(rows)}"
     )
     if not small:
         return Finding(group.label, text)
@@ -197,6 +237,15 @@ def statements(
     refutes = tuple(Statement(f"{m if m == 'none' else f'{m:g}'} beats all below 1", beats(m, small)) for m in large)
     useless = tuple(below(gain(m, "none"), margin) for m in small)
     return supports, (*refutes, Statement("no norm below 1 gains the margin over none", useless))
+
+
+def describe_rates(rows: pd.DataFrame) -> str:
+    """`; medians of tuned learning rates 0.01 (0.1 times), 0.02 (none)`, or nothing where none was tuned."""
+    if not {"tuned/learning_rate", "none/learning_rate"} <= {*rows.columns[rows.notna().any()]}:
+        return ""
+    medians = {f"{m:g} times": part["tuned/learning_rate"].median() for m, part in rows.groupby("multiple")}
+    medians["none"] = rows.groupby("seed")["none/learning_rate"].first().median()
+    return f"; medians of tuned learning rates {', '.join(f'{rate:g} ({name})' for name, rate in medians.items())}"
 
 
 def describe_gains(small: list[float], gain: Gain) -> str:
@@ -303,8 +352,9 @@ EXPERIMENT = Experiment(
     grid=GRID,
     columns=COLUMNS,
     table=TABLE,
-    stages=("none", "norm_bias"),
+    stages=("none", "none-rate=<rate>", "norm_bias", "norm_bias-rate=<rate>"),
     apart=("multiple",),
+    check=check,
     measure=measure,
     judge=judge,
     figures=figures,

@@ -448,6 +448,7 @@ def kill_tree(process):
 
 
 LONG = {script: [*options.split(), "--seed=0,1", "--epochs=300"] for script, options in SCRIPTS.items()}
+OTHERS = sorted(LONG.keys() - {"run_norm.py"})
 KILLS = int(os.environ.get("RAY_KILLS", "1"))  # of each kind and script: 5 makes 20 of each kind
 
 
@@ -477,7 +478,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 @needs_ray
 @pytest.mark.parametrize("kill", [kill_worker, kill_driver, kill_tree])
-@pytest.mark.parametrize("script", LONG)
+@pytest.mark.parametrize("script", ["run_norm.py", *(pytest.param(s, marks=pytest.mark.long) for s in OTHERS)])
 def test_after_kills_at_random_moments_the_same_command_ends_in_the_same_bits(script, kill, tmp_path, whole):
     moments = random.Random(f"{script} {kill.__name__}")
     # A driver is killed once. Of its workers few enough that no config runs out of tries.

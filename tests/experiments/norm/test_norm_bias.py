@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.norm import norm_bias
+from experiments.norm import norm_bias, tuning
 from experiments.norm.norm_bias import EXPERIMENT
 from harness import grid
 from reporting.run_folder import Run
@@ -52,8 +52,8 @@ def test_the_trials_see_no_test_image_and_the_best_is_chosen(monkeypatch):
         assert stage == f"trial-{len(seen) - 1}" and EXPERIMENT.knows_stage(stage)
         return SimpleNamespace(diverged_epoch=1 if len(seen) == 1 else None)
 
-    monkeypatch.setattr(norm_bias, "fit", fit)
-    monkeypatch.setattr(norm_bias, "evaluate", lambda model, x, y, loss: (0.1 * len(seen), 0.5))
+    monkeypatch.setattr(tuning, "fit", fit)
+    monkeypatch.setattr(tuning, "evaluate", lambda model, x, y, loss: (0.1 * len(seen), 0.5))
     best, measures = norm_bias.tune(config, data, None)
     assert best == norm_bias.trials(config)[1] and measures["tuned/accuracy"] == 0.5  # the lower loss of equal ones
     assert measures["tuned/learning_rate"] == best.learning_rate

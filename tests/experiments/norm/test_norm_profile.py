@@ -1,9 +1,15 @@
 """experiments/norm/norm_profile.py: what is refused, and the verdict on tables made by hand."""
+import dataclasses
+
 import pytest
 
+from experiments.norm import norm_profile, tuning
 from experiments.norm.norm_profile import EXPERIMENT
 from harness import grid
+from reporting.run_folder import Run
 from tests.experiments.norm.tables import SPREAD, diverged, judged, unmeasured
+from training.data import load
+from training.fit import fit
 
 
 @pytest.mark.parametrize(
@@ -14,6 +20,8 @@ from tests.experiments.norm.tables import SPREAD, diverged, judged, unmeasured
         ({"coefficient": 0}, "needs regularizer=norm_bias with a coefficient > 0"),
         ({"regularizer": "none", "coefficient": 0}, "needs regularizer=norm_bias"),
         ({"norm_target": 5}, "its targets as multiple"),
+        ({"rates": [(0.1, 0.1)]}, "rates must be finite numbers above 0, none of them twice"),
+        ({"rates": [(0.1, -1.0)]}, "rates must be finite numbers above 0"),
     ],
 )
 def test_refused(given, message):
@@ -123,3 +131,58 @@ def test_scale_invariant_weights_have_a_correlation_of_their_own():
     assert "of the norm of scale-invariant weights 1 [1, 1] (mean of 8 seeds)" in verdict_on(rows).reason
     rows = [{**row, "norm/scale_invariant": 90.0, "norm/kernels": 100.0, "norm/effective_rate": 2e-4} for row in rows]
     assert "90% of the kernels' squared norm cannot matter, as normalization follows" in verdict_on(rows).reason
+
+
+TINY = {"train_size": 40, "test_size": 20, "width": 4, "depth": 1, "epochs": 2, "decay_epochs": ()}
+
+
+def test_every_norm_takes_its_best_rate_without_a_look_at_the_test_images(tmp_path, monkeypatch):
+    trained, score = [], {"none-rate=0.1": 0.7, "norm_bias-rate=0.3": 0.8}  # accuracy on held-out images
+
+    def follow(model, data, training, seed, run, stage):
+        trained.append((stage, training, data))
+        return fit(model, data, training, seed=seed, run=run, stage=stage)
+
+    monkeypatch.setattr(norm_profile, "fit", follow)
+    monkeypatch.setattr(tuning, "fit", follow)
+    monkeypatch.setattr(tuning, "evaluate", lambda model, x, y, loss: (1.0, score.get(trained[-1][0], 0.5)))
+    (config,), _ = grid.expand(EXPERIMENT, {**TINY, "seed": 3, "multiple": 2.0, "rates": [(0.1, 0.3)]})
+    data = load(config.data, seed=3)
+    found = norm_profile.measure(config, data, Run(tmp_path, "a", {}))
+    assert (found["none/learning_rate"], found["tuned/learning_rate"], found["tuned/accuracy"]) == (0.1, 0.3, 0.8)
+    assert [(stage, training.learning_rate, training.regularizer) for stage, training, _ in trained] == [
+        ("none-rate=0.1", 0.1, "none"), ("none-rate=0.3", 0.3, "none"), ("none", 0.1, "none"),
+        ("norm_bias-rate=0.1", 0.1, "norm_bias"), ("norm_bias-rate=0.3", 0.3, "norm_bias"),
+        ("norm_bias", 0.3, "norm_bias"),
+    ]  # fmt: skip
+    assert all(EXPERIMENT.knows_stage(stage) for stage, _, _ in trained)
+    images = {image.tobytes() for image in data.x_train}
+    for stage, training, used in trained:
+        if "rate" in stage:
+            assert {image.tobytes() for image in (*used.x_train, *used.x_test)} == images and len(used.x_test) == 10
+        else:
+            assert used is data
+        if training.regularizer == "norm_bias":
+            assert training.norm_target == found["norm/target"] == 2 * found["none/norm"]
+
+
+def test_without_rates_nothing_is_held_out(tmp_path):
+    (config,), _ = grid.expand(EXPERIMENT, {**TINY, "seed": 3, "multiple": 2.0})
+    found = norm_profile.measure(config, load(config.data, seed=3), Run(tmp_path, "a", {}))
+    assert not {"tuned/learning_rate", "none/learning_rate"} & found.keys()
+
+
+def test_tuned_rates_are_told():
+    rows = profiled({0.1: 0.95, 1.0: 0.90}, **{"tuned/learning_rate": 0.02, "none/learning_rate": 0.04})
+    told = verdict_on(rows)
+    assert "; medians of tuned learning rates 0.02 (0.1 times), 0.02 (1 times), 0.04 (none); 0.1 minus" in told.reason
+    assert "tuned" not in verdict_on(profiled({0.1: 0.95, 1.0: 0.90})).reason
+
+
+def test_too_few_images_for_tuning_are_refused():
+    (config,), _ = grid.expand(EXPERIMENT, {**TINY, "train_size": 10, "seed": 0, "multiple": 1.0, "rates": [(0.1,)]})
+    data = load(config.data, seed=0)
+    EXPERIMENT.check(config, data, None)
+    few = dataclasses.replace(data, x_train=data.x_train[:5])
+    with pytest.raises(ValueError, match="too few training images to hold some out for the tuning, got 5"):
+        EXPERIMENT.check(config, few, None)
