@@ -405,10 +405,9 @@ def draw_barriers(results: Results, groups: list[Group]) -> Figure:
             for column, text in ((f"{path}/barrier", text) for path, text in PATHS.items())
             if column in group.rows
         ]
-        plots.against_width(axis, lines, "height", "barrier / constant predictor's loss")
+        plots.against_width(axis, lines, "height", "barrier / constant predictor's loss", log=True)
         level = results.margins["margin_level"]
         axis.axhline(level, color="0.4", linestyle=":", label=f"level {level:g}")
-        axis.set_yscale("log")
         axis.set_title(group.label, loc="left")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if len(groups) > 1 else 2)
     return figure

@@ -171,16 +171,16 @@ def figures(results: Results) -> dict[str, Figure]:
         return {}
     figure, axes = plots.new(1, 2, width=5.2, height=3.8)
     kinds = (("correlation", "step_correlation", "correlation"), ("relative_change", "step_change", "relative change"))
+    moved = any((arrays["evolution/step_change"] > 0).any() for seeds in found.values() for arrays in seeds)
     for axis, (whole, step, label) in zip(axes.flat, kinds):
+        log = moved and label == "relative change"
         for (name, seeds), style in zip(found.items(), plots.styles()):
             for key, kind, dashes in ((whole, "from initialization", "-"), (step, "from the previous one", ":")):
                 values = np.stack([arrays[f"evolution/{key}"] for arrays in seeds])  # [seeds, checkpoints]
-                intervals = [t_interval(column) for column in values.T]
+                intervals = [(plots.log_interval if log else t_interval)(column) for column in values.T]
                 look = {**style, "linestyle": dashes}
                 plots.interval_line(axis, seeds[0]["evolution/epochs"], intervals, label=f"{name}: {kind}", **look)
-        axis.set(xlabel="epoch", ylabel=f"{label} of the NTK", xscale="log")
-    if any((arrays["evolution/step_change"] > 0).any() for seeds in found.values() for arrays in seeds):
-        axes[0, 1].set_yscale("log")
+        axis.set(xlabel="epoch", ylabel=f"{label} of the NTK", xscale="log", yscale="log" if log else "linear")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return {"ntk_evolution": figure}
 
