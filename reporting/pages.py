@@ -8,11 +8,15 @@ meant where none is named. With `ntk/drift/default` for the run:
     {{number 2 of mlp, depth 1}}                the second number with an interval in what was measured of the group
     {{number 1 in reason}}                      of the verdict's whole reason
     {{measured of mlp, depth 1}}                all of it;  without `of` it is the group that the verdict hangs on
+    {{after "error of" of mlp, depth 1}}        the number behind these words in that, which stand there once; all of
+                                                `45 of 45` and `0.2 to 0.6`;  `in reason`, and without `of`, likewise
     {{mean test/accuracy, width=32}}            mean over seeds, with its 95 % t-interval, of the rows where width is 32
     {{percent test/accuracy, width=32}}         the same in percent
     {{average hessian/largest, width=32}}       mean without interval, over all rows where the conditions hold
     {{smallest hessian/largest}}                of all rows, or of those where conditions hold;  `largest` likewise
     {{count hessian/largest, width=32}}         how many rows have a number there
+    {{count hessian/largest, width>32}}         a number in another column is larger (`>`) or smaller (`<`)
+    {{largest late/largest / start/largest}}    of the ratio of two columns, row by row
     {{seeds}} {{configs}} {{seeds_needed}} {{duration}} {{date}} {{versions}}
     {{level}}                                   of the intervals in reason and measured: `95.5 %`
     {{table}}                                   the report's table of means
@@ -36,6 +40,9 @@ TEMPLATES = Path("docs") / "templates"
 PLACE = re.compile(r"\{\{(.*?)\}\}")
 RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+):\s*(.*)")
 NUMBER = re.compile(r"[+-]?\d[\d.e+-]* \[[^\]]*\]")
+PLAIN = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+AFTER = re.compile(r'after "([^"]+)"(?: (in reason)| of (.+))?')
+CONDITION = re.compile(r"([^=<>]+)([=<>])(.*)")
 NOTE = "<!-- Made by `make pages` from {} and evidence/: edit the template. -->"
 
 
@@ -136,6 +143,11 @@ def value(run: Any, what: str) -> str:
         return outcome if outcome == "undecided" else f"**{outcome}**"
     if word in OF_COLUMN and rest:
         return _of_column(run, word, rest)
+    after = AFTER.fullmatch(what)
+    if after:
+        words, reason, label = after.groups()
+        said = run.verdict.reason if reason else run.verdict.measured[_group(run, label)]
+        return _number_after(run, said, words)
     start, _, label = what.partition(" of ")
     kind, _, index = start.partition(" ")
     if what.endswith(" in reason"):
@@ -145,7 +157,7 @@ def value(run: Any, what: str) -> str:
         return _number(run, run.verdict.measured[group], start)
     if group is not None and not index:
         return run.verdict.groups[group][1] if kind == "outcome" else run.verdict.measured[group]
-    known = f"{', '.join((*SIMPLE, *OF_COLUMN))}, bold verdict, outcome, measured, number N"
+    known = f"{', '.join((*SIMPLE, *OF_COLUMN))}, bold verdict, outcome, measured, number N, after WORDS"
     raise PageError(f"{what!r} means nothing: there are {known}")
 
 
@@ -193,6 +205,14 @@ def _number(run, said, what):
     return numbers[int(index) - 1]
 
 
+def _number_after(run, said, words):
+    """The number right behind words that stand in a text once, with what `of` or `to` joins to it."""
+    found = re.findall(rf"(?<!\w){re.escape(words)} ({PLAIN}(?: (?:of|to) {PLAIN})?)", said)
+    if len(found) != 1:
+        raise PageError(f"{run.name} has {len(found)} numbers after {words!r} there, one is needed")
+    return found[0]
+
+
 def _seeds_needed(run):
     if run.verdict.seeds_needed is None:
         raise PageError(f"{run.name} names no number of seeds that would decide it")
@@ -203,25 +223,24 @@ def _of_column(run, kind, rest):
     """`mean`, `count` or another of OF_COLUMN, of a column over the rows that the conditions leave."""
     column, *conditions = (part.strip() for part in rest.split(", "))
     rows = run.results.table
-    if column not in rows:
-        near = difflib.get_close_matches(column, rows, 1)
-        raise PageError(f"{run.name} has no column {column}" + (f" (did you mean {near[0]}?)" if near else ""))
+    measured = _measured(run, column)
     percent = kind == "percent" or "percent" in conditions
     style = ".1f" if percent else ".3g"
     for condition in conditions:
-        name, sign, wanted = condition.partition("=")
         if condition == "percent":
             continue
-        if name in STYLES and wanted.isdigit():
+        found = CONDITION.fullmatch(condition)
+        name, sign, wanted = found.groups() if found else ("", "", "")
+        if sign == "=" and name in STYLES and wanted.isdigit():
             style = f".{wanted}{STYLES[name]}"
-        elif not sign or name not in rows:
+        elif name not in rows:
             raise PageError(f"{condition!r} is no condition on a column of {run.name}")
         else:
-            held = run.results.table[name].map(field_text) == wanted
-            if kind == "count" and not held.any():  # a count of 0 must not come from a misspelt value
+            held = _holds(run, condition, name, sign, wanted)
+            if kind == "count" and sign == "=" and not held.any():  # a count of 0 must not come from a misspelt value
                 raise PageError(f"{run.name} has nowhere {condition}")
             rows = rows[held[rows.index]]
-    values = rows[column].dropna()
+    values = measured[rows.index].dropna()
     if kind == "count":
         return str(len(values))
     values = values.astype(float) * (100 if percent else 1)
@@ -233,3 +252,29 @@ def _of_column(run, kind, rest):
         raise PageError(f"{run.name} has several configs of a seed where {', '.join(conditions) or 'nothing is asked'}")
     found = t_interval(values)
     return f"{found.mean:{style}}" + (f" [{found.low:{style}}, {found.high:{style}}]" if len(values) > 1 else "")
+
+
+def _measured(run, column):
+    """The values of a column over all rows, or of the ratio that `A / B` asks for."""
+    table = run.results.table
+    names = column.split(" / ")
+    for name in names:
+        if name not in table or len(names) > 2:
+            near = difflib.get_close_matches(name, table, 1)
+            raise PageError(f"{run.name} has no column {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    if len(names) == 1:
+        return table[column]
+    above, below = (table[name].astype(float) for name in names)
+    return above / below
+
+
+def _holds(run, condition, name, sign, wanted):
+    """In which rows a condition holds: `=` of the text of a field, `<` and `>` of numbers."""
+    column = run.results.table[name]
+    if sign == "=":
+        return column.map(field_text) == wanted
+    try:
+        values, wanted = column.astype(float), float(wanted)
+    except (TypeError, ValueError) as error:
+        raise PageError(f"{condition!r} compares what is no number in {run.name}") from error
+    return values < wanted if sign == "<" else values > wanted

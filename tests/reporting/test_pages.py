@@ -10,6 +10,7 @@ from judging.verdict import Verdict
 from reporting import pages
 
 NAME = "ntk/drift/wide"
+RANGE = " times by a margin of -45 of 45, at a level 0.2 to 1e-06. A sublevel 3."
 
 
 def kept_run(outcome="refuted", **changes):
@@ -21,7 +22,9 @@ def kept_run(outcome="refuted", **changes):
     verdict = Verdict(
         outcome, f"In all 9 [8, 1e+02] times. a ({outcome}): x; b (undecided): y.", "A test.",
         groups=(("mlp, depth 1", outcome), ("resnet of width 4", "undecided")),
-        measured=("falls like width^-1.5 [-2, -1], by +0.4 [0.1, 0.7] points over 2 seeds", "5e-09 [1e-10, 1e-08]"),
+        measured=(
+            "falls like width^-1.5 [-2, -1], by +0.4 [0.1, 0.7] points over 2 seeds", "5e-09 [1e-10, 1e-08]" + RANGE
+        ),
         deciding=0, seeds_needed=12,
     )  # fmt: skip
     run = {
@@ -40,7 +43,7 @@ def kept_run(outcome="refuted", **changes):
     ("number 2", "+0.4 [0.1, 0.7]"),
     ("number 1 of resnet of width 4", "5e-09 [1e-10, 1e-08]"),
     ("number 1 in reason", "9 [8, 1e+02]"),
-    ("measured of resnet of width 4", "5e-09 [1e-10, 1e-08]"),
+    ("measured of resnet of width 4", "5e-09 [1e-10, 1e-08]" + RANGE),
     ("level", "95.5 %"),
     ("seeds", "3"),
     ("duration", "10 min"),
@@ -58,6 +61,17 @@ def kept_run(outcome="refuted", **changes):
     ("count loss, edit=cut", "3"),
     ("count accuracy, edit=cut", "2"),
     ("count accuracy, edit=cut, widths=8-4", "0"),
+    ("count loss, loss>2e-9", "3"),
+    ("count accuracy, edit=cut, loss<4", "1"),
+    ("count loss, loss<0", "0"),
+    ("count accuracy, accuracy<1", "4"),
+    ("largest loss / rate", "10"),
+    ("smallest loss / accuracy, edit=cut, decimals=1", "4.0"),
+    ("average loss / seconds, edit=cut, percent", "40.0"),
+    ('after "over"', "2"),
+    ('after "In all" in reason', "9"),
+    ('after "level" of resnet of width 4', "0.2 to 1e-06"),
+    ('after "times by a margin of" of resnet of width 4', "-45 of 45"),
     ("seeds_needed", "12"),
 ])  # fmt: skip
 def test_what_a_placeholder_stands_for(what, said):
@@ -90,6 +104,16 @@ def test_means_are_t_intervals_over_seeds():
     ("mean loss", "several configs of a seed"),
     ("count loss, edit=cat", "has nowhere edit=cat"),
     ("average loss, edit=gone", "has no loss where edit=gone"),
+    ("average loss / losses", "has no column losses (did you mean loss?)"),
+    ("average loss / rate / rate", "has no column"),
+    ("average loss, loss>5", "has no loss where loss>5"),
+    ("count loss, loss>x", "'loss>x' compares what is no number"),
+    ("count loss, edit>1", "'edit>1' compares what is no number"),
+    ("count loss, los>1", "'los>1' is no condition"),
+    ('after "under"', "has 0 numbers after 'under' there"),
+    ('after "ove"', "has 0 numbers after 'ove' there"),
+    ('after "by" in reason', "has 0 numbers after 'by' there"),
+    ('after "over" of mlp', "has no group 'mlp'"),
 ])  # fmt: skip
 def test_what_a_run_does_not_have_is_an_error(what, said):
     with pytest.raises(pages.PageError) as error:
