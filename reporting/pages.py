@@ -207,7 +207,8 @@ def _number(run, said, what):
 
 def _number_after(run, said, words):
     """The number right behind words that stand in a text once, with what `of` or `to` joins to it."""
-    found = re.findall(rf"(?<!\w){re.escape(words)} ({PLAIN}(?: (?:of|to) {PLAIN})?)", said)
+    start = r"\b" if words[0].isalnum() else ""
+    found = re.findall(rf"{start}{re.escape(words)} ({PLAIN}(?: (?:of|to) {PLAIN})?)", said)
     if len(found) != 1:
         raise PageError(f"{run.name} has {len(found)} numbers after {words!r} there, one is needed")
     return found[0]

@@ -70,6 +70,7 @@ def kept_run(outcome="refuted", **changes):
     ("average loss / seconds, edit=cut, percent", "40.0"),
     ('after "over"', "2"),
     ('after "In all" in reason', "9"),
+    ('after ", at a level" of resnet of width 4', "0.2 to 1e-06"),
     ('after "level" of resnet of width 4', "0.2 to 1e-06"),
     ('after "times by a margin of" of resnet of width 4', "-45 of 45"),
     ("seeds_needed", "12"),
