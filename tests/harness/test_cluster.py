@@ -368,6 +368,11 @@ SCRIPTS = {
 }
 
 
+def long_but(first, values):
+    """The values for parametrize; all but the first one are left to `make test-long`."""
+    return [first, *(pytest.param(value, marks=pytest.mark.long) for value in values if value != first)]
+
+
 def start(script, folder, *arguments):
     command = [sys.executable, script, f"--out_dir={folder}", *arguments]
     # Ctrl-C counts, also where the tests run in the background of a shell, which lets its children ignore it.
@@ -411,7 +416,7 @@ def workers_of(pid):
 
 @pytest.mark.slow
 @needs_ray
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", long_but("run_ntk.py", SCRIPTS))
 def test_two_workers_give_the_same_bits_as_one_process(script, tmp_path):
     options = [*SCRIPTS[script].split(), "--seed=0,1", "--epochs=4"]
     for number in (1, 2):
@@ -448,7 +453,6 @@ def kill_tree(process):
 
 
 LONG = {script: [*options.split(), "--seed=0,1", "--epochs=300"] for script, options in SCRIPTS.items()}
-OTHERS = sorted(LONG.keys() - {"run_norm.py"})
 KILLS = int(os.environ.get("RAY_KILLS", "1"))  # of each kind and script: 5 makes 20 of each kind
 
 
@@ -477,8 +481,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @needs_ray
-@pytest.mark.parametrize("kill", [kill_worker, kill_driver, kill_tree])
-@pytest.mark.parametrize("script", ["run_norm.py", *(pytest.param(s, marks=pytest.mark.long) for s in OTHERS)])
+@pytest.mark.parametrize("kill", long_but(kill_worker, (kill_worker, kill_driver, kill_tree)))
+@pytest.mark.parametrize("script", long_but("run_norm.py", LONG))
 def test_after_kills_at_random_moments_the_same_command_ends_in_the_same_bits(script, kill, tmp_path, whole):
     moments = random.Random(f"{script} {kill.__name__}")
     # A driver is killed once. Of its workers few enough that no config runs out of tries.
