@@ -142,9 +142,9 @@ def jobs_left(rows, replications, unclear_only=False, **wanted):
         for cell in cells(of):
             row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
             chosen = all(not values or str(row[column]) in values for column, values in wanted.items())
-            kept = rows.get(cell_name(row), {"replications": 0})
-            chosen = chosen and not (unclear_only and kept["replications"] and upper_bound(kept) <= ERROR)
-            if chosen and kept["replications"] < replications:
+            kept = rows.get(cell_name(row))
+            enough = kept and (kept["replications"] >= replications or (unclear_only and upper_bound(kept) <= ERROR))
+            if chosen and not enough:
                 jobs.append((row, (key, cell, replications)))
     return sorted(jobs, key=lambda job: priority(*job[1][1]))
 
@@ -180,7 +180,7 @@ def upper_bound(row):
     """The exact upper bound of a share at 95 % confidence (Clopper & Pearson 1934), of its number of tables."""
     tables = int(row["replications"])
     wrong = round(row["share"] * tables)
-    return float(scipy.stats.beta.ppf(0.95, wrong + 1, tables - wrong)) if wrong < tables else 1.0
+    return scipy.stats.binomtest(wrong, tables, alternative="less").proportion_ci(0.95).high
 
 
 def too_often(kept):

@@ -7,6 +7,7 @@ A part that is missing, misspelt or contradicts another ends the import, with a 
 """
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -197,6 +198,14 @@ class Experiment:
 def seed_field(decides: str = "weights, data subset and order") -> Any:
     """The field `seed` of a Config, with its help."""
     return field(default=0, metadata={"help": f"seed of {decides}; 0,1,2 for several"})
+
+
+def check_distinct(config: Any, *names: str) -> None:
+    """ValueError where one of these fields, tuples of numbers, has one that is not finite and above 0, or one twice."""
+    for name in names:
+        values = getattr(config, name)
+        if not all(0 < value < math.inf for value in values) or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be finite numbers above 0, none of them twice, got {values}")
 
 
 def _takes(function, count):

@@ -25,7 +25,7 @@ from analysis.parameters import get_parameters, set_parameters
 from analysis.rescaling import rescale_layers
 from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable, stable_rate
-from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from harness.experiment import Experiment, check_distinct, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, decide, fact
 from judging.results import Results
 from judging.verdict import Claim, Verdict
@@ -146,10 +146,7 @@ class Config:
     seed: int = seed_field()
 
     def validate(self) -> None:
-        for name in ("escape_rates", "rescalings"):
-            values = getattr(self, name)
-            if not all(0 < value < np.inf for value in values) or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be finite numbers above 0, none of them twice, got {values}")
+        check_distinct(self, "escape_rates", "rescalings")
         for name in ("ball_points", "directions", "embedding_epochs", "escape_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -26,7 +26,7 @@ from analysis.hessian import TrainingLoss, extreme_eigenvalues
 from analysis.parameters import get_parameters
 from analysis.sharpness import adaptive_sharpness, sharpness
 from analysis.statistics import PairedDifference, mean_correlation, paired_difference, rank_correlation, t_interval
-from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
+from harness.experiment import Experiment, check_distinct, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results, positive
 from judging.verdict import Claim, Verdict
@@ -141,8 +141,7 @@ class Config:
             raise ValueError(f"large_epochs {self.large_epochs} needs equal epochs, got equal {self.equal}")
         if self.max_epochs < 1:
             raise ValueError(f"max_epochs must be at least 1, got {self.max_epochs}")
-        if not all(0 < rate < math.inf for rate in self.rates) or len(set(self.rates)) < len(self.rates):
-            raise ValueError(f"rates must be finite numbers above 0, none of them twice, got {self.rates}")
+        check_distinct(self, "rates")
         if not 0 < self.large_fraction <= 1:
             raise ValueError(f"large_fraction must lie in (0, 1], got {self.large_fraction}")
         for name in ("epsilon", "subspace", "sharpness_iterations", "target_loss", "adaptive_radius"):

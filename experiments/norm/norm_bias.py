@@ -160,9 +160,7 @@ def tune(config: Config, data: Data, run: Run) -> tuple[TrainingConfig, dict[str
     if not config.tuning_trials:
         return config.training, {}
     plans = {f"trial-{number}": training for number, training in enumerate(trials(config))}
-    best, accuracy = tuning.choose(config, data, run, plans)
-    measures = {f"tuned/{name}": getattr(best, name) for name in FACTORS}
-    return best, measures | ({} if accuracy is None else {"tuned/accuracy": accuracy})
+    return tuning.choose(config, data, run, plans, FACTORS)
 
 
 def measure(config: Config, data: Data, run: Run) -> dict[str, object]:

@@ -28,7 +28,7 @@ from experiments.norm.norm_measures import (
     squared_norm,
     warn_unsettled,
 )
-from harness.experiment import Experiment, seed_field
+from harness.experiment import Experiment, check_distinct, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
@@ -86,8 +86,7 @@ class Config:
     seed: int = seed_field()
 
     def validate(self) -> None:
-        if not all(0 < rate < math.inf for rate in self.rates) or len(set(self.rates)) < len(self.rates):
-            raise ValueError(f"rates must be finite numbers above 0, none of them twice, got {self.rates}")
+        check_distinct(self, "rates")
         if not (self.multiple > 0 and math.isfinite(self.multiple)):
             raise ValueError(f"multiple must be a finite number > 0, got {self.multiple}")
         training = self.training
@@ -137,9 +136,7 @@ def tune(
     if not config.rates:
         return training, {}
     plans = {f"{stage}-rate={rate:g}": dataclasses.replace(training, learning_rate=rate) for rate in config.rates}
-    best, accuracy = tuning.choose(config, data, run, plans)
-    measures = {"tuned/learning_rate": best.learning_rate}
-    return best, measures | ({} if accuracy is None else {"tuned/accuracy": accuracy})
+    return tuning.choose(config, data, run, plans, ("learning_rate",))
 
 
 def build(config: Config, data: Data) -> tuple[keras.Model, float]:

@@ -1,6 +1,6 @@
 """How a network is to be trained, chosen on images that are held out of its own training set."""
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,14 @@ def held_out(size: int) -> int:
 
 
 def choose(
-    config: Any, data: Data, run: Run, trials: Mapping[str, TrainingConfig]
-) -> tuple[TrainingConfig, float | None]:
-    """(the best of the trials, its accuracy on held-out images): by accuracy, then by loss; None where all diverged.
+    config: Any, data: Data, run: Run, trials: Mapping[str, TrainingConfig], tuned: Iterable[str]
+) -> tuple[TrainingConfig, dict[str, float]]:
+    """(the best of the trials, its measures): by accuracy on held-out images, then by loss.
 
     The seed's test set is not looked at. The held-out images are part of the training set again when the chosen
     settings train the network that is judged.
     config: with network, data and seed.  trials: {stage of training: settings}; of equally good ones the first is best.
+    tuned: the settings in which they differ, measured as `tuned/<name>`; without `tuned/accuracy` where all diverged.
     """
     order = np.random.default_rng([config.seed, 89]).permutation(len(data.x_train))
     out, kept = np.split(order, [held_out(len(order))])
@@ -45,4 +46,5 @@ def choose(
         loss, accuracy = (np.inf, -1.0) if diverged else evaluate(model, inner.x_test, inner.y_test, training.loss)
         scores.append((accuracy, -loss, training))
     accuracy, _, best = max(scores, key=lambda score: score[:2])
-    return best, accuracy if accuracy >= 0 else None
+    measures = {f"tuned/{name}": getattr(best, name) for name in tuned}
+    return best, measures | ({"tuned/accuracy": accuracy} if accuracy >= 0 else {})
