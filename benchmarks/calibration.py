@@ -7,10 +7,11 @@ over 1, 2, 6 and 12 groups, and the power at effects of 1, 2 and 3 standard devi
 benchmarks/calibration.csv has already, with as many tables, is not computed again, so that a run goes on where it was
 stopped. `--write` puts the tables of shares into docs/verdicts.md and docs/calibration.md.
 
-Two stages save nine tenths of the time. 200 tables show that a rule errs in less than 5 % where at most 4 of them are
-wrong; where they don't, 2 000 tell:
+Stages save nine tenths of the time. 200 tables show that a rule errs in less than 5 % where at most 4 of them are
+wrong; where they don't, 600 may, or 2 000:
 
     python benchmarks/calibration.py --what=wrong,"wrong over looks" --replications=200
+    python benchmarks/calibration.py --what=wrong,"wrong over looks" --replications=600 --unclear
     python benchmarks/calibration.py --what=wrong,"wrong over looks" --unclear
 """
 import bisect
@@ -134,7 +135,7 @@ def cell_name(row):
 def jobs_left(rows, replications, unclear_only=False, **wanted):
     """[(columns of the row, job of `measure`)] of the cells that the file has not, or with fewer tables.
 
-    rows: {cell_name: row} of the file.  unclear_only: those alone whose share of the file may exceed 5 %.
+    rows: {cell_name: row} of the file.  unclear_only: shares of wrong verdicts alone, and those that may exceed 5 %.
     wanted: {column: its values that are wanted, as text}; all when empty.
     """
     jobs = []
@@ -143,7 +144,9 @@ def jobs_left(rows, replications, unclear_only=False, **wanted):
             row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
             chosen = all(not values or str(row[column]) in values for column, values in wanted.items())
             kept = rows.get(cell_name(row))
-            enough = kept and (kept["replications"] >= replications or (unclear_only and upper_bound(kept) <= ERROR))
+            enough = kept and kept["replications"] >= replications
+            if unclear_only:
+                enough = enough or cell[0] not in WRONG or (kept and upper_bound(kept) <= ERROR)
             if chosen and not enough:
                 jobs.append((row, (key, cell, replications)))
     return sorted(jobs, key=lambda job: priority(*job[1][1]))
@@ -201,8 +204,8 @@ def summary(kept):
         Simulated are {len(wrong)} shares of wrong verdicts, {percent(wrong['share'].mean())} % in the mean{waiting}.
         The largest is {percent(worst['share'])} % of {worst['replications']} tables, of {where}.
         More than two Monte Carlo errors above 5 % {f'are {above} of them' if above else 'is none'}.
-        {len(wrong) - unclear} lie below 5 % with a confidence of 95 % each (exact binomial bound); {unclear} have too
-        few tables for it."""
+        {len(wrong) - unclear} lie below 5 % with a confidence of 95 % each (exact binomial bound, for one look at its
+        tables); {unclear} have too few tables for it."""
     return textwrap.fill(" ".join(text.split()), 120)
 
 

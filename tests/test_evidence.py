@@ -24,6 +24,7 @@ def test_evidence_is_small_text():
     assert sum(path.stat().st_size for path in kept) < 5e6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_script_says_what_it_found(tmp_path):
     def script(*arguments):

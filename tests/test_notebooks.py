@@ -6,6 +6,8 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.marks import long_but
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TINY = {
     "local_minima": "OPTIONS.update(width=[16], depth=[1], seed=[0], epochs=2, embedding_epochs=1, train_size=100)",
@@ -43,7 +45,7 @@ def test_saved_with_the_outputs_of_a_whole_run(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", notebooks())
+@pytest.mark.parametrize("name", long_but(["local_minima", "own_model"], notebooks()))
 def test_runs_from_the_first_cell_to_the_last(name, tmp_path):
     book = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     (parameters,) = cells(book, "parameters")

@@ -118,6 +118,7 @@ def check_report(report, names):
     assert not list(report.folder.rglob("checkpoint"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_tuned_settings_are_told_and_repeat_to_the_bit(tmp_path):
     given = {**MLP, "decay_coefficient": 0.05, "bias_coefficient": 0.05, "norm_target": 80.0, "tuning_trials": 3}

@@ -11,6 +11,7 @@ import run_ntk
 from experiments.ntk import spectrum
 from harness import command_line, grid
 from harness.runner import InvalidInput
+from tests.marks import long_but
 from training.fit import TrainingConfig
 
 TINY = {
@@ -72,6 +73,7 @@ def test_the_last_measure_of_evolution_is_that_of_drift(evolved, tmp_path):
         assert report.results.table[name].item() == wanted[name].item()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_drift_beside_a_second_learning_rate_counts_each_seed_once(tmp_path):
     """This trained everything and ended in a traceback, without results.csv."""
@@ -83,7 +85,7 @@ def test_drift_beside_a_second_learning_rate_counts_each_seed_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mlp", "mlp_ntk"])
+@pytest.mark.parametrize("model", long_but(["mlp_ntk"], ["mlp", "mlp_ntk"]))
 def test_wide_networks_under_the_conditions_of_theory(tmp_path, model):
     """The claim's own regime: at equal loss the wider network's kernel moves less, and so do its predictions."""
     options = {
@@ -102,6 +104,7 @@ def test_wide_networks_under_the_conditions_of_theory(tmp_path, model):
     assert distances[1024] < 0.5 * distances[16] and (linear["linearized/step_size"] < 1).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_drift_on_every_architecture(tmp_path):
     report = run(
@@ -122,6 +125,7 @@ def test_features(tmp_path):
     assert still["features/distance_correlation"].item() == pytest.approx(1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_linearization_beside_a_second_training_size(tmp_path):
     report = run(tmp_path, "linearization", width=[4, 64], depth=1, seed=[0, 1], train_size=[10, 20])
@@ -137,6 +141,7 @@ def test_distance_from_the_limit_falls_with_width(tmp_path):
     assert drawn(report) == {"infinite_width.png"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_spectrum_repeats_to_the_bit(tmp_path):
     report = run(tmp_path / "a", "spectrum", seed=[0, 1])

@@ -81,6 +81,7 @@ def test_robust_accuracy_without_an_attack_is_the_clean_one_and_never_above(robu
         assert 0 < moved.max() <= 8 / 255 + 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_figures_and_repetition(robust, tmp_path):
     assert {p.stem for p in (robust.folder / "figures").glob("*.png")} == {
@@ -134,6 +135,7 @@ def test_edits_share_one_training_and_figures_are_drawn(after_robustness):
     assert figures == {"spectra_mlp", "effective_rank_mlp", "rank_over_training"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_untrained_ranks_are_those_of_the_network_of_the_seed(tmp_path):
     options = {**CONVNET, "train_epsilon": 8.0, "attack_steps": 1, "seed": [0, 1], "edit": ["none", "rank_max"]}

@@ -35,7 +35,7 @@ EXPERIMENTS = {
     "run_local_minima connectivity": {**TRAINED, "curve_epochs": 1, "points": 5},
     "run_local_minima sharpness": {**TRAINED, "batch_size": 5, "max_epochs": 3},
     "run_local_minima edge_of_stability": {
-        "train_size": 40, "test_size": 30, "steps": 12, "measure_every": 2, "seed": [0, 1]
+        "train_size": 40, "test_size": 30, "steps": 12, "control_steps": 6, "measure_every": 2, "seed": [0, 1]
     },
 }  # fmt: skip
 
@@ -124,9 +124,9 @@ REFUSED = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
-    [(name, make) for name in EXPERIMENTS for make in (sequential, functional)
-     if not (name in REFUSED and make is functional)],
-)  # fmt: skip
+    [(name, sequential) for name in EXPERIMENTS]
+    + [pytest.param(name, functional, marks=pytest.mark.long) for name in EXPERIMENTS if name not in REFUSED],
+)
 def test_every_experiment_that_takes_one_ends_in_a_verdict(name, make, tmp_path):
     script, title = name.split()
     experiment = importlib.import_module(script).EXPERIMENTS[title]

@@ -29,6 +29,7 @@ from harness.experiment import ProtocolError
 from reporting import files
 from reporting.run_folder import Run, threads_of_process
 from tests.fake_experiment import Config, Fake
+from tests.marks import long_but
 
 ROOT = Path(cluster.__file__).parents[1]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=f"Ray: {cluster.INSTALL}")
@@ -368,11 +369,6 @@ SCRIPTS = {
 }
 
 
-def long_but(first, values):
-    """The values for parametrize; all but the first one are left to `make test-long`."""
-    return [first, *(pytest.param(value, marks=pytest.mark.long) for value in values if value != first)]
-
-
 def start(script, folder, *arguments):
     command = [sys.executable, script, f"--out_dir={folder}", *arguments]
     # Ctrl-C counts, also where the tests run in the background of a shell, which lets its children ignore it.
@@ -416,7 +412,7 @@ def workers_of(pid):
 
 @pytest.mark.slow
 @needs_ray
-@pytest.mark.parametrize("script", long_but("run_ntk.py", SCRIPTS))
+@pytest.mark.parametrize("script", long_but(["run_ntk.py"], SCRIPTS))
 def test_two_workers_give_the_same_bits_as_one_process(script, tmp_path):
     options = [*SCRIPTS[script].split(), "--seed=0,1", "--epochs=4"]
     for number in (1, 2):
@@ -481,8 +477,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @needs_ray
-@pytest.mark.parametrize("kill", long_but(kill_worker, (kill_worker, kill_driver, kill_tree)))
-@pytest.mark.parametrize("script", long_but("run_norm.py", LONG))
+@pytest.mark.parametrize("kill", long_but([kill_worker], [kill_worker, kill_driver, kill_tree]))
+@pytest.mark.parametrize("script", long_but(["run_norm.py"], LONG))
 def test_after_kills_at_random_moments_the_same_command_ends_in_the_same_bits(script, kill, tmp_path, whole):
     moments = random.Random(f"{script} {kill.__name__}")
     # A driver is killed once. Of its workers few enough that no config runs out of tries.

@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from harness import command_line, grid
+from tests.marks import long_but
 
 ROOT = Path(command_line.__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("run_*.py"))
@@ -94,7 +95,7 @@ def test_what_is_right_is_read():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", long_but(["run_ntk"], SCRIPTS))
 def test_the_scripts_themselves_answer(script, tmp_path):
     def call(argument):
         command = [sys.executable, str(ROOT / f"{script}.py"), argument]

@@ -8,6 +8,7 @@ from models import MODELS, NetworkConfig, build, default_width, network_name, va
 from tests.models.networks import CIFAR, CONFIGS, DIGITS, images
 
 slow = pytest.mark.slow
+long = [pytest.mark.slow, pytest.mark.long]
 DEEP = ("mobilenet_v2", "resnet_fixup")  # costly to build
 EVERY_CONFIG = [pytest.param(config, marks=slow if config.model in DEEP else ()) for config in CONFIGS]
 
@@ -16,11 +17,11 @@ EVERY_CONFIG = [pytest.param(config, marks=slow if config.model in DEEP else ())
     NetworkConfig("convnet", width=4),
     pytest.param(NetworkConfig("resnet_fixup", width=8, depth=8), marks=slow),
     pytest.param(NetworkConfig("alexnet", width=8), marks=slow),
-    pytest.param(NetworkConfig("resnet", width=4, depth=1), marks=slow),
+    pytest.param(NetworkConfig("resnet", width=4, depth=1), marks=long),
     pytest.param(NetworkConfig("resnet", width=4, depth=1, batch_norm=False), marks=slow),
-    pytest.param(NetworkConfig("densenet", width=4, depth=7), marks=slow),
-    pytest.param(NetworkConfig("mobilenet_v2", width=8), marks=slow),
-    pytest.param(NetworkConfig("inception", width=12), marks=slow),
+    pytest.param(NetworkConfig("densenet", width=4, depth=7), marks=long),
+    pytest.param(NetworkConfig("mobilenet_v2", width=8), marks=long),
+    pytest.param(NetworkConfig("inception", width=12), marks=long),
 ], ids=network_name)  # fmt: skip
 def test_networks_learn_digits(config):
     digits = load_digits()

@@ -46,7 +46,8 @@ def test_forward_pass_by_hand(architecture):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architecture", "activation"), [("fcn", "relu"), ("fcn", "erf"), ("cnn-flatten", "erf"), ("cnn-pool", "relu")]
+    ("architecture", "activation"),
+    [("fcn", "relu"), ("fcn", "erf"), ("cnn-flatten", "erf"), pytest.param("cnn-pool", "relu", marks=pytest.mark.long)],
 )
 def test_mean_kernel_of_finite_networks_is_the_limit(architecture, activation):
     """Three seeds of width 256: the mean's error is a few per cent, where other architectures differ by tens."""

@@ -106,7 +106,7 @@ class Interrupt(keras.callbacks.Callback):
     "config",
     [
         SMALL,
-        pytest.param(NetworkConfig("resnet", width=2, depth=1), marks=pytest.mark.slow),
+        pytest.param(NetworkConfig("resnet", width=2, depth=1), marks=[pytest.mark.slow, pytest.mark.long]),
         pytest.param(NetworkConfig(width=8, dropout=0.3), marks=pytest.mark.slow),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from harness.memo import Memo
 from models import NetworkConfig
+from tests.marks import long_but
 from training import reuse
 from training.data import DataConfig, load
 from training.fit import TrainingConfig, build_network, fit
@@ -88,7 +89,7 @@ TRAININGS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", NETWORKS[:2])
+@pytest.mark.parametrize("network", long_but(NETWORKS[:1], NETWORKS[:2]))
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training_ends_in_the_bits_of_a_fresh_model(name, network):
     given, change = TRAININGS[name]

@@ -105,6 +105,7 @@ def test_a_small_run(report):
             assert row[f"{path}/barrier"] == pytest.approx(max(0, excess[1:-1].max()) / np.log(10), rel=0.1, abs=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_repeats_to_the_bit_whatever_ran_before(report, tmp_path):
     again = run(tmp_path, **TINY, seed=1)
@@ -119,6 +120,7 @@ def test_pairs_of_different_seeds_share_no_network():
     assert len(set(seeds)) == 2000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_resnet_with_batch_norm_ends_in_a_verdict(tmp_path):
     report = run(tmp_path, **{**TINY, "width": 2, "model": "resnet"}, seed=0)

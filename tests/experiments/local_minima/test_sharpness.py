@@ -56,6 +56,7 @@ def test_networks_of_different_losses_are_shown_and_not_judged(report):
     assert "points (1 paired seeds)" in reason
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_learning_rates_are_chosen_for_each_batch_size_on_a_validation_set(tmp_path):
     """Of two rates the tiny one trains nothing in so few epochs: both take the other, and are trained on all images."""
@@ -102,6 +103,7 @@ def test_figures_and_table_are_written(report):
     assert "| test accuracy, small batch | large | training loss, small batch | large batch | sharpness (%)" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_seed_decides_nothing_and_repeats_to_the_bit(report, tmp_path):
     again = run(tmp_path, **TINY, **{**ARMS, "equal": "loss"}, seed=1)
@@ -111,6 +113,7 @@ def test_one_seed_decides_nothing_and_repeats_to_the_bit(report, tmp_path):
         assert again.results.table[column][0] == before[column]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_batch_norm_goes_along_the_line(tmp_path):
     options = {**TINY, "width": 2, "depth": 1, "epochs": 1, "batch_size": 8, "train_size": 100, "test_size": 20}

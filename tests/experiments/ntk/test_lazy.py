@@ -37,6 +37,7 @@ def test_a_model_that_is_linear_in_its_parameters_is_lazy_at_every_scale(alpha, 
     assert found["machine/distance"] < 0.03 and found["machine/agreement"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_large_scale_ends_in_kernel_regression_and_a_small_one_does_not(tmp_path):
     small, large = (
