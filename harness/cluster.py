@@ -272,8 +272,7 @@ class Place:
 
 
 _memos = {}  # of this worker: {token of a run: Memo}
-_load = functools.lru_cache(maxsize=2)(lambda config, seed, data_dir: training_data.load(
-    config, seed=seed, data_dir=data_dir))  # fmt: skip
+_loader = functools.lru_cache(maxsize=1)(training_data.loader)
 
 
 def measure(
@@ -305,7 +304,7 @@ def measure(
                 path = Path(here) / "model.keras"
                 path.write_bytes(model)
                 config = replace(config, network=replace(config.network, model=str(path)))
-        return runner.attempt(experiment, config, _load(config.data, config.seed, place.data_dir), run)
+        return runner.attempt(experiment, config, _loader(place.data_dir)(config.data, config.seed), run)
 
 
 @functools.cache

@@ -10,7 +10,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +140,7 @@ class Sitting:
         self.out_dir, self.data_dir, self.overwrite, self.quiet = out_dir, data_dir, overwrite, quiet
         self.folder = Path(out_dir) / script.removeprefix("run_") / name
         self.memo, self.started = Memo(), time.monotonic()
-        self.data_of = lru_cache(maxsize=2)(
-            lambda config, seed: training_data.load(config, seed=seed, data_dir=data_dir)
-        )
+        self.data_of = training_data.loader(data_dir)
         self.results, self.looks, self.verdict, self.chances, self.failed = None, None, None, {}, {}
 
     def say(self, line: str) -> None:

@@ -10,6 +10,7 @@ import functools
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,12 @@ class DataConfig:
                 f"resample is for data sets with a fixed split, {', '.join(TFDS_SIZES)}, but every seed draws "
                 f"{self.dataset} anew without it"
             )
+
+    @property
+    def drawn(self) -> bool:
+        """Does a seed decide anything of these data?  The split of a data set of images, all of it, is fixed."""
+        split = self.dataset not in TFDS_SIZES or self.resample or self.train_size or self.test_size
+        return bool(split or self.label_noise or self.pixel_noise != "none")
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,14 @@ def load(config: DataConfig, *, seed: int, data_dir: str | None = None) -> Data:
         x_train, x_test = (x_train - mean) / std, (x_test - mean) / std
     one_hot = np.eye(classes, dtype=np.float32)
     return Data(x_train, one_hot[labels], x_test, one_hot[test_labels], mean, std, config.augment)
+
+
+def loader(data_dir: str | None = None) -> Callable[[DataConfig, int], Data]:
+    """`load` as a function (config, seed), which remembers the last two data sets; all seeds have those that no seed
+    decides anything of, such as the whole of CIFAR-10, in common.
+    """
+    remembered = functools.lru_cache(maxsize=2)(lambda config, seed: load(config, seed=seed, data_dir=data_dir))
+    return lambda config, seed: remembered(config, seed if config.drawn else 0)
 
 
 def raw(config: DataConfig, seed: int, data_dir: str | None) -> tuple:

@@ -8,6 +8,7 @@ from scipy.stats import chi2_contingency
 
 from models.layers import layer_seed
 from training.data import (
+    PIXEL_NOISE,
     TFDS_SIZES,
     Data,
     DataConfig,
@@ -18,6 +19,7 @@ from training.data import (
     crop_and_flip,
     generator,
     load,
+    loader,
     read_tfds,
     require_network,
 )
@@ -235,6 +237,22 @@ def test_tfds_data_set_is_read_whole_and_in_order_free_form(tiny_mnist):
     expected = {image.tobytes(): i % 10 for i, image in enumerate(images["train"])}
     for x, y in zip(data.x_train, data.y_train):
         assert expected[np.rint(x * 255).astype(np.uint8).tobytes()] == y.argmax()
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"augment": True}, {"normalize": False}, {"train_size": 10}, {"test_size": 10}, {"label_noise": 0.9},
+    *({"pixel_noise": kind} for kind in PIXEL_NOISE), {"resample": True}, {"dataset": "digits"},
+    {"dataset": "gaussian"},
+], ids=str)  # fmt: skip
+def test_a_data_set_is_loaded_once_for_all_seeds_just_where_they_all_have_the_same(tiny_mnist, options):
+    config = DataConfig(**{"dataset": "mnist", **options})
+    of = loader(tiny_mnist[0])
+    first, second, fresh = of(config, 1), of(config, 2), load(config, seed=2, data_dir=tiny_mnist[0])
+    fields = ("x_train", "y_train", "x_test", "y_test", "mean", "std")
+    same = all(np.array_equal(getattr(first, name), getattr(second, name)) for name in fields)
+    assert (first is second) == same and of(config, 2) is second
+    for name in fields:
+        np.testing.assert_array_equal(getattr(second, name), getattr(fresh, name))
 
 
 def test_resampling_draws_both_sets_by_seed_out_of_their_union(tiny_mnist):
