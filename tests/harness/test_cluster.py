@@ -389,10 +389,12 @@ def measures(folder):
     return pd.read_csv(path).drop(columns="seconds")
 
 
-def ray_processes(pid=None):
-    """Command lines of Ray's processes; of those below a process if it is given."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
-    rows = [line.split(None, 2) for line in listed]
+def processes(pid=None):
+    """Command lines of the processes that live, zombies apart; of those below a process if it is given."""
+    command = ["ps", "-ww", "-eo", "pid,ppid,stat,args"]  # without -ww it cuts a line where a terminal would end
+    listed = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[1:]
+    rows = [(number, parent, args) for number, parent, state, args in (line.split(None, 3) for line in listed)
+            if not state.startswith("Z")]  # fmt: skip
     parents = {int(row[0]): int(row[1]) for row in rows}
 
     def below(child):
@@ -402,12 +404,12 @@ def ray_processes(pid=None):
             child = parents[child]
         return False
 
-    return {int(row[0]): row[2] for row in rows if len(row) == 3 and (pid is None or below(int(row[0])))}
+    return {int(row[0]): row[2] for row in rows if pid is None or below(int(row[0]))}
 
 
 def workers_of(pid):
     """Process ids of the workers below a driver that are measuring."""
-    return [child for child, line in ray_processes(pid).items() if line.startswith("ray::measure")]
+    return [child for child, line in processes(pid).items() if line.startswith("ray::measure")]
 
 
 @pytest.mark.slow
@@ -443,7 +445,7 @@ def kill_driver(process):
 
 def kill_tree(process):
     wait_for(lambda: workers_of(process.pid), process)
-    for pid in [process.pid, *ray_processes(process.pid)]:
+    for pid in [process.pid, *processes(process.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -506,13 +508,13 @@ def test_after_kills_at_random_moments_the_same_command_ends_in_the_same_bits(sc
 def test_an_interrupt_ends_all_workers_and_leaves_no_process(tmp_path):
     process = start("run_norm.py", tmp_path, "--workers=2", *LONG["run_norm.py"])
     wait_for(lambda: workers_of(process.pid), process)
-    children = ray_processes(process.pid)
-    assert any("raylet" in line for line in children.values())
+    children = processes(process.pid)
+    assert any("raylet" in line for line in children.values()), children
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
     _, err = ended(process, 1)
     assert err.splitlines()[-1] == "interrupted: the same command goes on from here"
     deadline = time.monotonic() + 20
-    while left := children.keys() & ray_processes().keys():
+    while left := children.keys() & processes().keys():
         assert time.monotonic() < deadline, f"left behind: {[children[pid] for pid in left]}"
         time.sleep(0.2)
 
