@@ -377,7 +377,6 @@ def figures(results: Results) -> dict[str, Figure]:
                     if row["label_noise"] == results.table["label_noise"].min():
                         handles.setdefault(FAMILIES.get(kernel, kernel), point)
             axis.set(xlabel=f"norm, kernel {NORMS[norm]}", ylabel="test error", xscale="log", title=group_name(group))
-            axis.set_ylim(bottom=0)
             axis.xaxis.set_minor_formatter("")  # two decades or less: its numbers would run into each other
     figure.legend(handles.values(), handles, loc="outside right center",
                   title="full: true labels\nwhite: random labels\ngrey: in between\npale: not exact")  # fmt: skip

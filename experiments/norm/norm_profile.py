@@ -315,8 +315,8 @@ def plot_profile(axis: Axes, group: Group, column: str) -> None:
     axis.plot(middle, means["train/accuracy"], ":", color="0.4", linewidth=1, zorder=0, label="mean, training")
     if column == "norm/all":
         first = rows.groupby("seed")[["none/norm", "none/test/accuracy"]].first()
-        axis.axvline(first["none/norm"].mean(), color="black", linestyle="--", linewidth=1, label="none")
-        axis.plot(first["none/norm"], first["none/test/accuracy"], "*", color="black", markersize=7)
+        axis.axvline(first["none/norm"].mean(), color="black", linestyle="--", linewidth=1, label="none: mean norm")
+        axis.plot(first["none/norm"], first["none/test/accuracy"], "*", color="black", markersize=7, label="none")
 
 
 def plot_norms(groups: list[Group], histories: dict[str, pd.DataFrame]) -> Figure:

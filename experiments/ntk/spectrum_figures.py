@@ -2,6 +2,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from analysis.mean_field import Phase, critical_weight_variance, phase
@@ -247,5 +248,9 @@ def prediction(arrays: Seeds, setting: Setting) -> Figure:
     axes[0, 1].set(
         xscale="log", xlabel="size of mean predictor after as many steps", ylabel="finite network's test accuracy"
     )
+    # Sizes span a decade or two, where Matplotlib's own numbers would run into each other.
+    axes[0, 1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0, 1].xaxis.set_major_formatter("{x:g}")
+    axes[0, 1].xaxis.set_minor_formatter("")
     axes[0, 0].legend()
     return figure
