@@ -2,7 +2,7 @@
 from typing import TYPE_CHECKING
 
 from judging.wording import list_words
-from training.data import TFDS_SIZES
+from training.data import drawn_subsets
 
 if TYPE_CHECKING:
     from judging.results import Results  # which imports Keras
@@ -49,8 +49,7 @@ def data_parts(dataset: str, train_size: int, test_size: int, resample: bool) ->
         return ["the data (gaussian)"], []
     if resample:
         return [f"the training and test set (out of all images of {dataset})"], []
-    sizes = (("training", train_size), ("test", test_size))
-    partial = [kind for (kind, size), all_of_it in zip(sizes, TFDS_SIZES[dataset]) if size not in (0, all_of_it)]
-    whole = [kind for kind, _ in sizes if kind not in partial]
+    partial = drawn_subsets(dataset, train_size, test_size)
+    whole = [kind for kind in ("training", "test") if kind not in partial]
     drawn = [f"the {' and '.join(partial)} subset of {dataset}"] if partial else []
     return drawn, [f"the {' and '.join(whole)} set of {dataset}"] if whole else []

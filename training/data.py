@@ -76,9 +76,16 @@ class DataConfig:
 
     @property
     def drawn(self) -> bool:
-        """Does a seed decide anything of these data?  The split of a data set of images, all of it, is fixed."""
-        split = self.dataset not in TFDS_SIZES or self.resample or self.train_size or self.test_size
-        return bool(split or self.label_noise or self.pixel_noise != "none")
+        """Does a seed decide anything of these data?  The whole training and test set of an image set are fixed."""
+        split = self.dataset not in TFDS_SIZES or self.resample
+        subsets = split or drawn_subsets(self.dataset, self.train_size, self.test_size)
+        return bool(subsets or self.label_noise or self.pixel_noise != "none")
+
+
+def drawn_subsets(dataset: str, train_size: int, test_size: int) -> list[str]:
+    """Of "training" and "test" those of which a seed draws a part; of an image set with a fixed split."""
+    sizes = zip(("training", "test"), (train_size, test_size), TFDS_SIZES[dataset])
+    return [kind for kind, size, all_of_it in sizes if size not in (0, all_of_it)]
 
 
 @dataclass(frozen=True)

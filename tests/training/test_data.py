@@ -240,11 +240,13 @@ def test_tfds_data_set_is_read_whole_and_in_order_free_form(tiny_mnist):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"augment": True}, {"normalize": False}, {"train_size": 10}, {"test_size": 10}, {"label_noise": 0.9},
+    {}, {"augment": True}, {"normalize": False}, {"train_size": 10}, {"test_size": 10},
+    {"train_size": 30, "test_size": 12}, {"label_noise": 0.9},
     *({"pixel_noise": kind} for kind in PIXEL_NOISE), {"resample": True}, {"dataset": "digits"},
     {"dataset": "gaussian"},
 ], ids=str)  # fmt: skip
-def test_a_data_set_is_loaded_once_for_all_seeds_just_where_they_all_have_the_same(tiny_mnist, options):
+def test_a_data_set_is_loaded_once_for_all_seeds_just_where_they_all_have_the_same(tiny_mnist, options, monkeypatch):
+    monkeypatch.setitem(TFDS_SIZES, "mnist", (30, 12))
     config = DataConfig(**{"dataset": "mnist", **options})
     of = loader(tiny_mnist[0])
     first, second, fresh = of(config, 1), of(config, 2), load(config, seed=2, data_dir=tiny_mnist[0])

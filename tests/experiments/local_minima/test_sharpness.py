@@ -113,7 +113,6 @@ def test_one_seed_decides_nothing_and_repeats_to_the_bit(report, tmp_path):
         assert again.results.table[column][0] == before[column]
 
 
-@pytest.mark.long
 @pytest.mark.slow
 def test_batch_norm_goes_along_the_line(tmp_path):
     options = {**TINY, "width": 2, "depth": 1, "epochs": 1, "batch_size": 8, "train_size": 100, "test_size": 20}
