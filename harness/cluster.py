@@ -28,6 +28,7 @@ import threadpoolctl
 
 from harness.experiment import Experiment
 from harness.memo import Memo
+from models import default_width
 from reporting import files
 from reporting.progress import Progress
 from reporting.run_folder import Run, threads_of_process
@@ -38,7 +39,8 @@ CHOOSE = "choose"  # the value of an absent flag: the defaults of docs/clusters.
 START = 20  # seconds that Ray and TensorFlow need until the first config of a worker begins, about
 MANY = 160  # configs that are worth that start however short they are: the shortest take a quarter of a second
 SHORT = 5  # seconds of a run's first config, which traces for all of its architecture, that say little of the next
-WIDE = 512  # an mlp with wider layers, or a convolutional network, has by default all cores
+WIDE = {"mlp": 512}  # widest layer of networks that have by default one thread, by model; all others have all cores
+WIDE_ON_DIGITS = {"mlp": 1024, "convnet": 16}  # of 8x8 pixels, where a second thread gains little
 MAX_THREADS = 1024  # more than any machine has cores; with very many TensorFlow never begins
 RENEW = 500  # configs after which Ray renews a worker: its memory is flat, but for what a person's layers may keep
 TRIES = 3  # of a config whose worker dies
@@ -95,10 +97,14 @@ def cores() -> int:
 
 
 def default_threads(configs: Iterable) -> int:
-    """Threads of each config of a grid: one where all networks are small mlps, else all cores."""
-    networks = {config.network for config in configs}
-    small = all(n.model == "mlp" and max((n.width or 0, *n.widths)) <= WIDE for n in networks)
-    return 1 if small else cores()
+    """Threads of each config of a grid: one where all networks are small, else all cores."""
+
+    def small(network, dataset):
+        limit = (WIDE_ON_DIGITS if dataset == "digits" else WIDE).get(network.model)
+        return limit is not None and max(network.widths or [network.width or default_width(network.model)]) <= limit
+
+    asked = {(config.network, config.data.dataset) for config in configs}
+    return 1 if all(small(network, dataset) for network, dataset in asked) else cores()
 
 
 def set_threads(number: int) -> bool:

@@ -107,7 +107,7 @@ def define_workers(where: dict) -> None:
     )
     flags.DEFINE_integer(
         "threads_per_config", None, "threads of a config; results hold to the bit for the same number (default: 1 for "
-        f"mlps up to {cluster.WIDE} wide, else all cores)", **where,
+        "small networks, else all cores; docs/clusters.md)", **where,
     )  # fmt: skip
 
 

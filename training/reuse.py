@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.keras_internals import all_layers, structure
 
-MODELS = 4  # models at rest that are kept, of architectures that may come again: a second look, a nested axis
+MODELS = 8  # models at rest that are kept, of architectures that come again with the next look, or a nested axis
 BYTES = 2**28  # of variables in all models at rest; the last one stays whatever its size
 ROUNDS = 10  # configs after which the collector looks for what they left, where no model was let go
 # Layers of other packages may keep something beside their variables.

@@ -24,8 +24,8 @@ from experiments.ntk.constancy import (
 )
 from experiments.ntk.limit_conditions import (
     check_conditions,
+    of_redraw,
     rate_scaling_field,
-    redraw,
     stored_defaults,
     target_loss_field,
     train,
@@ -95,8 +95,7 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
     start, before = get_parameters(model), empirical_ntk(model, x)  # [n, k, n, k]
-    other = redraw(config, data)
-    redrawn = None if other is None else empirical_ntk(other, x)
+    redrawn = of_redraw(lambda model: empirical_ntk(model, x), model, config, data)
     history = train(model, data, config, run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}

@@ -15,7 +15,7 @@ from analysis.kernels import kernel_drift, trace_kernel
 from analysis.ntk import empirical_ntk
 from analysis.statistics import paired_difference, t_interval
 from experiments.ntk.constancy import REDRAW_COLUMNS, label_measures, redraw_measures
-from experiments.ntk.limit_conditions import check_conditions, rate_scaling_field, redraw, stored_defaults, train
+from experiments.ntk.limit_conditions import check_conditions, of_redraw, rate_scaling_field, stored_defaults, train
 from harness.experiment import Experiment, evaluation_columns, former_evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results
@@ -92,8 +92,8 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     """The kernel's drift from initialization, and from one checkpoint to the next, early and late in training."""
     model = build_network(config, data)
     x, labels = data.first_balanced(config.ntk_sample)
-    initial, other = empirical_ntk(model, x), redraw(config, data)  # kernels are [n, k, n, k]
-    redrawn = None if other is None else empirical_ntk(other, x)
+    initial = empirical_ntk(model, x)  # kernels are [n, k, n, k]
+    redrawn = of_redraw(lambda model: empirical_ntk(model, x), model, config, data)
 
     def probe(model, epoch):
         return {"ntk": empirical_ntk(model, x)} if epoch in config.epochs else None

@@ -22,8 +22,8 @@ from experiments.ntk.constancy import (
 )
 from experiments.ntk.limit_conditions import (
     check_conditions,
+    of_redraw,
     rate_scaling_field,
-    redraw,
     stored_defaults,
     target_loss_field,
     train,
@@ -88,8 +88,7 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     model = build_network(config, data)
     x, labels = data.first_balanced(config.feature_sample)
     before = penultimate_features(model, x)
-    other = redraw(config, data)
-    redrawn = None if other is None else inner_products(penultimate_features(other, x))
+    redrawn = of_redraw(lambda model: inner_products(penultimate_features(model, x)), model, config, data)
     history = train(model, data, config, run)
     if history.diverged_epoch:
         return {"diverged_epoch": history.diverged_epoch}

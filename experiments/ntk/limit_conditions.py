@@ -14,12 +14,13 @@ from typing import Any
 import keras
 import pandas as pd
 
+import models
 from models import default_width
 from models.layers import layer_seed
 from models.stored_file import StoredFile
 from reporting.run_folder import Run
 from training.data import Data
-from training.fit import History, TrainingConfig, build_network, fit, loss_reached
+from training.fit import History, TrainingConfig, fit, loss_reached
 
 SCALINGS = ("none", "width")
 NTK_PARAMETERIZED = ("mlp_ntk",)  # models whose NTK does not grow with width
@@ -96,11 +97,21 @@ def train(model: keras.Model, data: Data, config: Any, run: Run, probe: Callable
     return fit(model, data, training, seed=config.seed, run=run, probe=probe, until=until)
 
 
-def redraw(config: Any, data: Data) -> keras.Model | None:
-    """The config's network from another initialization, independent of those of all seeds; None for a stored file."""
+def of_redraw(question: Callable, model: keras.Model, config: Any, data: Data) -> Any:
+    """question(model) while the config's model has another initialization, independent of those of all seeds.
+
+    The same model, so that what was traced of it serves both; it ends with the weights that it had. None for a stored
+    file, which has no initialization.
+    """
     if config.network.model.endswith(".keras"):
         return None
-    return build_network(dataclasses.replace(config, seed=layer_seed(config.seed, "redraw")), data)
+    own = model.get_weights()
+    other = models.build(config.network, data.input_shape, data.num_classes, seed=layer_seed(config.seed, "redraw"))
+    model.set_weights(other.get_weights())
+    try:
+        return question(model)
+    finally:
+        model.set_weights(own)
 
 
 def describe_missed(rows: pd.DataFrame) -> str:

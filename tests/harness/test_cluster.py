@@ -176,16 +176,29 @@ def test_other_versions_on_a_node_are_said(tmp_path, monkeypatch):
 # -- the defaults
 
 
-def config(**network):
-    return replace(Config(), network=replace(Config().network, **network))
+def config(dataset="cifar10", **network):
+    data = replace(Config().data, dataset=dataset)
+    return replace(Config(), network=replace(Config().network, **network), data=data)
 
 
-def test_small_mlps_get_one_thread_and_all_others_every_core(monkeypatch):
+def test_small_networks_get_one_thread_and_all_others_every_core(monkeypatch):
     monkeypatch.setattr(cluster, "cores", lambda: 6)
     assert cluster.default_threads([config(), config(width=512), config(widths=(512, 8), width=None)]) == 1
     assert cluster.default_threads([config(), config(width=513)]) == 6
     assert cluster.default_threads([config(widths=(8, 1024), width=None)]) == 6
+    assert cluster.default_threads([config(model="convnet", width=8)]) == 6
     assert cluster.default_threads([config(), config(model="resnet")]) == 6
+    assert cluster.default_threads([config(model="nowhere.keras", width=None)]) == 6
+
+
+def test_on_digits_larger_networks_are_small(monkeypatch):
+    monkeypatch.setattr(cluster, "cores", lambda: 6)
+    convnet = {"dataset": "digits", "model": "convnet"}
+    assert cluster.default_threads([config("digits", width=1024), config(width=512), config(**convnet, width=16)]) == 1
+    assert cluster.default_threads([config("digits", width=1025)]) == 6
+    assert cluster.default_threads([config(**convnet, width=17)]) == 6
+    assert cluster.default_threads([config(**convnet, width=None)]) == 1  # 16 is its own
+    assert cluster.default_threads([config("digits", model="resnet", width=4)]) == 6
 
 
 def test_no_process_takes_all_memory_of_a_gpu(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from analysis.evaluation import evaluate
 from analysis.parameters import get_parameters
 from experiments.ntk import drift, evolution, features, linearization
-from experiments.ntk.limit_conditions import describe_missed, redraw, scaled_training, train
+from experiments.ntk.limit_conditions import describe_missed, of_redraw, scaled_training, train
 from harness import grid, runner
 from harness.runner import InvalidInput
 from models import NetworkConfig
@@ -61,8 +61,12 @@ def test_training_ends_at_the_target_loss():
 def test_another_initialization_is_that_of_no_seed_and_repeats():
     data = load(DATA, seed=0)
     config = drift.Config(network=NetworkConfig(width=4, depth=1), data=DATA)
-    other, again = (get_parameters(redraw(config, data)) for _ in range(2))
+    model = build_network(config, data)
+    own = get_parameters(model)
+    other, again = (of_redraw(get_parameters, model, config, data) for _ in range(2))
     np.testing.assert_array_equal(other, again)
+    np.testing.assert_array_equal(get_parameters(model), own)
+    assert of_redraw(lambda asked: asked is model, model, config, data)  # so that what was traced of it serves both
     for seed in (0, 1, 2):
         assert not np.array_equal(other, get_parameters(build_network(dataclasses.replace(config, seed=seed), data)))
 
@@ -110,4 +114,4 @@ def test_a_stored_file_keeps_its_own_rate(tmp_path):
     model.save(path)
     configs, _ = grid.expand(drift.EXPERIMENT, {"model": str(path), "dataset": "gaussian", "seed": 0})
     assert {config.rate_scaling for config in configs} == {"none"}
-    assert redraw(configs[0], data) is None
+    assert of_redraw(get_parameters, model, configs[0], data) is None
