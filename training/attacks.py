@@ -88,8 +88,8 @@ def pgd(
     result, highest = x.astype(_dtype(model, x)), np.full(len(x), -np.inf)
     for rows, examples, losses, _ in _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
         better = losses > highest[rows]
-        result[rows][better] = examples[better]
-        highest[rows][better] = losses[better]
+        result[rows[better]] = examples[better]
+        highest[rows[better]] = losses[better]
     return result
 
 
@@ -134,25 +134,23 @@ def check_attack(
     """
     few = replace(attack, steps=max(1, attack.steps // times))
     strong = replace(attack, steps=times * attack.steps, restarts=max(restarts, attack.restarts), random_start=True)
-    x, y = np.asarray(x), np.asarray(y)
     labels = np.argmax(y, axis=1)
-    start = _classes(model, x, 256) == labels
+    start = _classes(model, np.asarray(x), 256) == labels
     none = replace(attack, epsilon=0.0, step_size=1.0, steps=1, restarts=1)
 
-    def outcome(config, of=slice(None)):
-        highest, correct = np.full(len(x[of]), -np.inf), start[of].copy()
-        for rows, _, losses, classes in _attacks(model, x[of], y[of], config, mean, std, (0.0, 1.0), seed, 256):
+    def outcome(config, of=None):
+        highest, correct = np.full(len(x), -np.inf), start.copy()
+        for rows, _, losses, classes in _attacks(model, x, y, config, mean, std, (0.0, 1.0), seed, 256, of):
             highest[rows] = np.maximum(highest[rows], losses)
-            correct[rows] &= classes == labels[of][rows]
+            correct[rows] &= classes == labels[rows]
         return float(highest.mean()), correct
 
     (clean, _), (least, _), (loss, correct), (most, strongly) = map(outcome, (none, few, attack, strong))
-    standing = correct & strongly
-    if standing.any():  # of no others can the margin loss take anything away
-        _, standing[standing] = outcome(replace(strong, loss="margin"), standing)
+    standing = correct & strongly  # of no others can the margin loss take anything away
+    _, by_margin = outcome(replace(strong, loss="margin"), standing)
     return {
         "loss_clean": clean, "loss_few": least, "loss": loss, "loss_strong": most,
-        "accuracy": float(correct.mean()), "accuracy_strong": float(standing.mean()),
+        "accuracy": float(correct.mean()), "accuracy_strong": float((standing & by_margin).mean()),
     }  # fmt: skip
 
 
@@ -167,8 +165,11 @@ def _classes(model, x, batch_size):
     return np.concatenate(blocks).argmax(axis=1)
 
 
-def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
-    """Yields (rows, examples, losses, predicted classes) for each restart and batch."""
+def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size, of=None):
+    """Yields (rows, examples, losses, predicted classes) for each restart and batch.
+
+    of: the images that are attacked, [n] bool, each from the start that it has when all of them are; all when None.
+    """
     attack.validate()
     low, high = pixel_range
     if not low < high:
@@ -182,16 +183,22 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size):
     numbers = [tf.constant(v, dtype) for v in (mean, std, low, high, attack.epsilon, attack.step_size)]
     blocks = [tf.TensorSpec([None, *np.shape(a)[1:]], dtype) for a in (x, y, x)]
     run = _graph(model, attack.norm, attack.loss, [*blocks, *map(tf.TensorSpec.from_tensor, (steps, *numbers))])
-    together = max(1, batch_size // len(x))  # restarts in one batch: few images cost little more than one
+    x, y, of = np.asarray(x), np.asarray(y), np.ones(len(x), bool) if of is None else of
+    together = max(1, batch_size // len(x))  # restarts in one batch: few images take nearly as long as some more
     for restart in range(0, attack.restarts, together):
         # One stream for each restart, drawn image by image: no image's start depends on the size of the batches.
         rngs = [np.random.default_rng([seed, r]) for r in range(restart, min(restart + together, attack.restarts))]
         for first in range(0, len(x), batch_size):
-            rows = slice(first, first + batch_size)
-            shape = np.shape(x[rows])
+            attacked = of[first : first + batch_size]
+            shape, rows = (len(attacked), *x.shape[1:]), first + np.flatnonzero(attacked)
             starts = [numpy_start(rng, shape, attack) if attack.random_start else np.zeros(shape) for rng in rngs]
-            images, labels = (tf.constant(np.concatenate([a[rows]] * len(rngs)), dtype) for a in (x, y))
-            outputs = run(images, labels, tf.constant(np.concatenate(starts), dtype), steps, *numbers)
+            if not len(rows):
+                continue
+            images, labels, offsets = (
+                tf.constant(np.concatenate(parts), dtype)
+                for parts in ([x[rows]] * len(rngs), [y[rows]] * len(rngs), [start[attacked] for start in starts])
+            )
+            outputs = run(images, labels, offsets, steps, *numbers)
             for output in zip(*(np.split(output.numpy(), len(rngs)) for output in outputs)):
                 yield rows, *output
 

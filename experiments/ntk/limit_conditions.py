@@ -108,6 +108,7 @@ def of_redraw(question: Callable, model: keras.Model, config: Any, data: Data) -
     own = model.get_weights()
     other = models.build(config.network, data.input_shape, data.num_classes, seed=layer_seed(config.seed, "redraw"))
     model.set_weights(other.get_weights())
+    del other  # its memory
     try:
         return question(model)
     finally:

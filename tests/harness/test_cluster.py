@@ -194,10 +194,10 @@ def test_small_networks_get_one_thread_and_all_others_every_core(monkeypatch):
 def test_on_digits_larger_networks_are_small(monkeypatch):
     monkeypatch.setattr(cluster, "cores", lambda: 6)
     convnet = {"dataset": "digits", "model": "convnet"}
-    assert cluster.default_threads([config("digits", width=1024), config(width=512), config(**convnet, width=16)]) == 1
+    assert cluster.default_threads([config("digits", width=1024), config(width=512), config(**convnet, width=8)]) == 1
     assert cluster.default_threads([config("digits", width=1025)]) == 6
-    assert cluster.default_threads([config(**convnet, width=17)]) == 6
-    assert cluster.default_threads([config(**convnet, width=None)]) == 1  # 16 is its own
+    assert cluster.default_threads([config(**convnet, width=9)]) == 6
+    assert cluster.default_threads([config(**convnet, width=None)]) == 6  # 16 is its own
     assert cluster.default_threads([config("digits", model="resnet", width=4)]) == 6
 
 

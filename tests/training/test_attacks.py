@@ -148,6 +148,26 @@ def test_deterministic_and_independent_of_the_batch_size():
         np.testing.assert_allclose(pgd(model, x, y, seed=5, batch_size=7, **settings), first, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [256, 7])
+def test_what_is_left_out_changes_no_other_images_attack(batch_size):
+    (x, y), model = images(), small_network()
+    attack = attacks.AttackConfig(epsilon=0.3, step_size=0.1, steps=3, restarts=2)
+    of = np.arange(len(x)) % 3 == 1
+
+    def examples(of=None):
+        found = {0: [], 1: []}
+        for rows, examples, *_ in attacks._attacks(model, x, y, attack, 0.0, 1.0, (0.0, 1.0), 5, batch_size, of):
+            seen = [restart for restart in found if not np.isin(rows, [r for r, _ in found[restart]]).any()]
+            found[seen[0]] += zip(rows, examples)
+        return [dict(found[restart]) for restart in found]
+
+    for everything, some in zip(examples(), examples(of)):
+        assert list(some) == list(np.flatnonzero(of)) and len(everything) == len(x)
+        for row, example in some.items():
+            np.testing.assert_allclose(example, everything[row], atol=1e-5)
+    assert not list(attacks._attacks(model, x, y, attack, 0.0, 1.0, (0.0, 1.0), 5, batch_size, np.zeros(len(x), bool)))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_random_starts_fill_the_ball_uniformly(norm):
     attack = AttackConfig(norm=norm, epsilon=0.5)
@@ -365,6 +385,9 @@ def test_a_sound_attack_passes_its_check_and_a_blunt_one_does_not():
 
     def saturated(inputs):  # the cross-entropy's gradient is 0 in float32; the margin's is not
         return 1000 * (inputs @ w)
+
+    fooled = attacks.check_attack(lambda inputs: inputs @ w, x, y, dataclasses.replace(attack, epsilon=0.5))
+    assert fooled["accuracy"] == fooled["accuracy_strong"] == 0  # nothing is left to the attack on the margin
 
     masked = attacks.check_attack(saturated, x, y, attack)
     assert masked["accuracy_strong"] == found["accuracy_strong"]
