@@ -143,7 +143,7 @@ def jobs_left(rows, replications, unclear_only=False, **wanted):
         for cell in cells(of):
             row = dict(zip(CELL, (scenario.experiment, scenario.truth, scenario.outcome, *cell)))
             chosen = all(not values or str(row[column]) in values for column, values in wanted.items())
-            if not chosen or (unclear_only and row["what"] not in WRONG):  # of what is never so alone is 5 % a bound
+            if not chosen or (unclear_only and row["what"] not in WRONG):  # 5 % bounds no power and no number of seeds
                 continue
             kept = rows.get(cell_name(row))
             enough = kept and (kept["replications"] >= replications or (unclear_only and upper_bound(kept) <= ERROR))

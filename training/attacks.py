@@ -194,11 +194,9 @@ def _attacks(model, x, y, attack, mean, std, pixel_range, seed, batch_size, of=N
             starts = [numpy_start(rng, shape, attack) if attack.random_start else np.zeros(shape) for rng in rngs]
             if not len(rows):
                 continue
-            images, labels, offsets = (
-                tf.constant(np.concatenate(parts), dtype)
-                for parts in ([x[rows]] * len(rngs), [y[rows]] * len(rngs), [start[attacked] for start in starts])
-            )
-            outputs = run(images, labels, offsets, steps, *numbers)
+            parts = [x[rows]] * len(rngs), [y[rows]] * len(rngs), [start[attacked] for start in starts]
+            batch = (tf.constant(np.concatenate(part), dtype) for part in parts)
+            outputs = run(*batch, steps, *numbers)
             for output in zip(*(np.split(output.numpy(), len(rngs)) for output in outputs)):
                 yield rows, *output
 

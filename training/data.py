@@ -77,9 +77,9 @@ class DataConfig:
     @property
     def drawn(self) -> bool:
         """Does a seed decide anything of these data?  The whole training and test set of an image set are fixed."""
-        split = self.dataset not in TFDS_SIZES or self.resample
-        subsets = split or drawn_subsets(self.dataset, self.train_size, self.test_size)
-        return bool(subsets or self.label_noise or self.pixel_noise != "none")
+        fixed = self.dataset in TFDS_SIZES and not self.resample
+        whole = fixed and not drawn_subsets(self.dataset, self.train_size, self.test_size)
+        return bool(not whole or self.label_noise or self.pixel_noise != "none")
 
 
 def drawn_subsets(dataset: str, train_size: int, test_size: int) -> list[str]:

@@ -15,7 +15,6 @@ import keras
 import pandas as pd
 
 import models
-from models import default_width
 from models.layers import layer_seed
 from models.stored_file import StoredFile
 from reporting.run_folder import Run
@@ -86,7 +85,7 @@ def scaled_training(config: Any) -> TrainingConfig:
     network, training = config.network, config.training
     if config.rate_scaling == "none" or network.model in NTK_PARAMETERIZED or network.width is None:
         return training
-    rate = training.learning_rate * default_width(network.model) / network.width
+    rate = training.learning_rate * models.default_width(network.model) / network.width
     return dataclasses.replace(training, learning_rate=rate)
 
 
