@@ -44,9 +44,11 @@ def style() -> AbstractContextManager:
 
 
 def styles() -> Iterator[dict]:
-    """Endless line styles: 28 different ones, the first seven each with its own colour and marker."""
+    """Endless line styles: seven colours and markers, each its own; then other pairs of them, 49 in all."""
     for i in itertools.count():
-        yield {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "linestyle": DASHES[(i % 7 // 2 + i // 7) % 4]}
+        lap, place = divmod(i, 7)
+        marker, dash = MARKERS[(place + lap) % 7], DASHES[(place // 2 + lap) % 4]
+        yield {"color": COLOURS[place], "marker": marker, "linestyle": dash}
 
 
 def new(

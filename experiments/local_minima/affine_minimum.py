@@ -530,14 +530,17 @@ def plot_walks(results: Results) -> Figure | None:
                 left.plot(rates, np.minimum(np.nan_to_num(farthest, posinf=1e6), 1e6), **look)
                 right.plot(rates, arrays[f"escape/{name}/losses"] / row["minimum/train/loss"], **look)
                 label = None
-        left.axhline(1, linestyle="--", color="black")
+        left.axhline(1, linestyle="--", color="black", label="certified radius")
         left.set(ylabel="largest distance / certified radius")
         right.set(ylabel="loss after it / loss at the minimum")
         for axis in (left, right):
             axis.axvline(1, linestyle=":", color="black")
             axis.set(xscale="log", yscale="log", xlabel="step size / (2 / largest eigenvalue)")
         left.set_title(group.label, loc="left")
-        left.legend()
+    handles = {}  # a network may lack a walk
+    for axis in axes[:, 0]:
+        handles.update(zip(*reversed(axis.get_legend_handles_labels())))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -89,11 +89,11 @@ def test_seeds_that_lack_a_network_are_left_out_of_the_interval():
     assert f"a loss {10**mean:.3g} times lower (the mean of 2 networks)." in judged(EXPERIMENT, apart).reason
 
 
-def drawn(rows, *, stages=("embedding", "default")):
+def drawn(rows, *, stages=("embedding", "default"), walks=None):
     around = {"directions/distances": np.array([0, 0.1, 1, 10]), "directions/losses": np.array([[1.0, 1, 2, 9]] * 2)}
     arrays, histories = {}, {}
     for row in rows:
-        arrays[row["config_id"]] = around
+        arrays[row["config_id"]] = {**around, **(walks or {}).get(row["config_id"], {})}
         histories[row["config_id"]] = pd.DataFrame(
             [{"stage": stage, "epoch": epoch, "train/loss": 1 / epoch} for stage in stages for epoch in (1, 2)]
         )
@@ -119,6 +119,19 @@ def test_figures_leave_out_what_was_not_measured():
     (text,) = figure.legends[0].get_texts()
     assert text.get_text() == "mlp, depth 1, width 16, from the certified minimum"
     assert EXPERIMENT.figures(results(EXPERIMENT, [{**NETWORK, "seed": 0, "diverged_epoch": 1}])) == {}
+
+
+def test_walks_have_one_legend_beside_their_panels_with_every_kind_of_walk():
+    rows = [{**certified(0, 0.5, 1.0, 0.01, **{"minimum/train/loss": 1.0}), "width": w, "config_id": w} for w in (8, 9)]
+    walk = np.ones(2)
+    walks = {
+        row["config_id"]: {"escape/rates": walk, f"escape/{name}/farthest": walk, f"escape/{name}/losses": walk}
+        for row, name in zip(rows, ("minibatch", "full_batch"))
+    }
+    figure = drawn(rows, walks=walks)["leaving_the_minimum"]
+    assert len(figure.axes) == 4 and not any(axis.get_legend() for axis in figure.axes)
+    texts = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert texts == {"with minibatches", "with all images a step", "certified radius"}
 
 
 @pytest.mark.parametrize(("network", "applies"), [
