@@ -1,10 +1,11 @@
-"""What does Keras' training loop cost on the small default networks, and what do its own options save?
+"""What does the loop over SGD steps cost on small networks: Keras' own, and the one of training/fit.py?
 
     python benchmarks/training_loop.py
 
-Milliseconds per epoch of digits (11 steps of 128 images): steps_per_execution 1 or a whole epoch, with and without XLA.
-Paired: every round times all variants once, in turn; medians over rounds.
+Milliseconds per epoch of digits: Keras' loop with steps_per_execution 1 or a whole epoch, and a whole epoch in one
+graph, with and without XLA. Paired: every round times all variants once, in turn; medians over rounds.
 """
+import itertools
 import os
 import sys
 import time
@@ -15,15 +16,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from models import NetworkConfig, build
 from training.data import DataConfig, batches, load
-from training.fit import TrainingConfig, compile_model
+from training.fit import TrainingConfig, compile_model, on_epochs, whole_epoch
 
 flags.DEFINE_integer("rounds", 5, "times that every variant is measured")
 flags.DEFINE_integer("epochs", 20, "epochs in a measurement")
 flags.DEFINE_list("width", ["64", "256"], "widths of the mlp with three hidden layers")
+flags.DEFINE_list("batch_size", ["10", "128"], "images in an SGD step")
+
+VARIANTS = {  # name: (Keras' loop?, is an epoch one call?, XLA)
+    "Keras, a step a call": (True, False, False),
+    "Keras, an epoch a call": (True, True, False),
+    "fit": (False, True, False),
+    "fit, XLA": (False, True, True),
+}
 
 
 class Clock(keras.callbacks.Callback):
@@ -41,12 +51,17 @@ class Clock(keras.callbacks.Callback):
             self.seconds.append(time.perf_counter() - self.started)
 
 
-def measure(data, width, whole_epoch, xla, epochs):
+def measure(data, width, batch_size, variant, epochs):
+    keras_loop, epoch_a_call, xla = VARIANTS[variant]
     model = build(NetworkConfig(width=width), data.input_shape, data.num_classes, seed=0)
-    pipeline, steps = batches(data, batch_size=128, seed=0, epochs=epochs)
+    pipeline, steps = batches(data, batch_size=batch_size, seed=0, epochs=epochs)
     compile_model(model, TrainingConfig(), steps=steps)
-    model.steps_per_execution = steps if whole_epoch else 1
     model.jit_compile = xla
+    if keras_loop:
+        model.steps_per_execution = steps if epoch_a_call else 1
+    else:
+        model.train_function = on_epochs(whole_epoch(model, steps, batch_size), data, seed=0, dtype="float32")
+        pipeline, steps = tf.data.Dataset.range(epochs), 1
     clock = Clock()
     model.fit(pipeline, epochs=epochs, steps_per_epoch=steps, verbose=0, callbacks=[clock])
     return 1000 * np.median(clock.seconds)
@@ -54,12 +69,11 @@ def measure(data, width, whole_epoch, xla, epochs):
 
 def main(_):
     data, args = load(DataConfig(), seed=0), flags.FLAGS
-    print("| width | steps per execution | XLA | ms per epoch |\n| --- | --- | --- | --- |")
-    for width in map(int, args.width):
-        variants = [(whole, xla) for whole in (False, True) for xla in (False, True)]
-        rounds = [[measure(data, width, *variant, args.epochs) for variant in variants] for _ in range(args.rounds)]
-        for (whole, xla), milliseconds in zip(variants, np.median(rounds, axis=0)):
-            print(f"| {width} | {'a whole epoch' if whole else 1} | {'yes' if xla else 'no'} | {milliseconds:.1f} |")
+    print(f"| width | images a step | {' | '.join(VARIANTS)} |\n| --- | --- |{' --- |' * len(VARIANTS)}")
+    for width, batch_size in itertools.product(map(int, args.width), map(int, args.batch_size)):
+        rounds = [[measure(data, width, batch_size, v, args.epochs) for v in VARIANTS] for _ in range(args.rounds)]
+        times = " | ".join(f"{milliseconds:.1f}" for milliseconds in np.median(rounds, axis=0))
+        print(f"| {width} | {batch_size} | {times} |")
 
 
 if __name__ == "__main__":

@@ -324,17 +324,8 @@ def _pipeline(n, batch_size, augment):
     @tf.function
     def make(x, y, seed, first_epoch, end):
         def epoch_batches(epoch):
-            key = tf.stack([seed, epoch])
-            order = tf.random.experimental.stateless_shuffle(tf.range(n), key)[: steps * batch_size]
-            rows = tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
-
-            def batch(chosen):
-                images = tf.gather(x, chosen)
-                if augment:
-                    images = crop_and_flip(images, chosen, n, key)
-                return images, tf.gather(y, chosen)
-
-            return rows.map(batch)
+            rows, take = epoch_of(x, y, seed, epoch, steps=steps, batch_size=batch_size, augment=augment)
+            return tf.data.Dataset.from_tensor_slices(rows).map(take)
 
         # Prefetching one batch lets the gather (and the augmentation) run beside the training step.
         return tf.data.Dataset.range(first_epoch, end).flat_map(epoch_batches).prefetch(1)
@@ -342,22 +333,57 @@ def _pipeline(n, batch_size, augment):
     return make
 
 
-def crop_and_flip(images: "tf.Tensor", chosen: "tf.Tensor", count: int, key: "tf.Tensor") -> "tf.Tensor":
-    """Crop after zero padding by height/8 on each side (4 at 32x32), flip with probability 1/2. [b, h, w, c].
+def epoch_of(
+    x: "tf.Tensor", y: "tf.Tensor", seed: "tf.Tensor", epoch: "tf.Tensor", *, steps: int, batch_size: int, augment: bool
+) -> "tuple[tf.Tensor, Callable]":
+    """(rows [steps, b], take) of one epoch, for use in a graph: take(rows[i]) is its batch i, (x [b, ...], y [b, k]).
 
-    Zero is the mean colour of normalized images. Draws are made for all `count` images of the epoch and gathered, so
-    an image's augmentation does not depend on the batch it is in.
+    What `batches` says of order, augmentation and the last batch is decided here.
+    """
+    import tensorflow as tf
+
+    key, n = tf.stack([seed, epoch]), x.shape[0]
+    order = tf.random.experimental.stateless_shuffle(tf.range(n), key)[: steps * batch_size]
+    draws = augmentation(n, x.shape[1], key) if augment else None
+
+    def take(chosen):
+        images = tf.gather(x, chosen)
+        if augment:
+            images = crop_and_flip(images, *(tf.gather(drawn, chosen) for drawn in draws))
+        return images, tf.gather(y, chosen)
+
+    return tf.reshape(order, [steps, batch_size]), take
+
+
+def augmentation(count: int, height: int, key: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor, tf.Tensor]":
+    """(top, left, flip) [count] of every image of an epoch: the corner of its crop, and 1 where it is flipped.
+
+    Drawn for all images at once, so that an image's augmentation does not depend on the batch it is in. key: [2], the
+    seed and the epoch.
+    """
+    import tensorflow as tf
+
+    # These keys are the next two seeds' too, for their orders and crops. The draws of two seeds are independent all the
+    # same: a flip is the last of 32 random bits, a crop their remainder by an odd number, and an order comes from its
+    # key in another way. Keys of their own would change the bits of results.
+    draws = tf.random.stateless_uniform([count, 3], key + [1, 0], maxval=2 * _padding(height) + 1, dtype=tf.int32)
+    flips = tf.random.stateless_uniform([count], key + [2, 0], maxval=2, dtype=tf.int32)
+    return draws[:, 0], draws[:, 1], flips
+
+
+def _padding(height):
+    return max(1, height // 8)
+
+
+def crop_and_flip(images: "tf.Tensor", top: "tf.Tensor", left: "tf.Tensor", flip: "tf.Tensor") -> "tf.Tensor":
+    """Crop after zero padding by height/8 on each side (4 at 32x32), flip where flip [b] is 1. [b, h, w, c].
+
+    Zero is the mean colour of normalized images.  top, left: [b], the crop's corner in the padded image.
     """
     import tensorflow as tf
 
     height, width = images.shape[1:3]
-    pad = max(1, height // 8)
-    # These keys are the next two seeds' too, for their orders and crops. The draws of two seeds are independent all the
-    # same: a flip is the last of 32 random bits, a crop their remainder by an odd number, and an order comes from its
-    # key in another way. Keys of their own would change the bits of results.
-    draws = tf.random.stateless_uniform([count, 3], key + [1, 0], maxval=2 * pad + 1, dtype=tf.int32)
-    flips = tf.random.stateless_uniform([count], key + [2, 0], maxval=2, dtype=tf.int32)
-    top, left, flip = tf.gather(draws[:, 0], chosen), tf.gather(draws[:, 1], chosen), tf.gather(flips, chosen)
+    pad = _padding(height)
     padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
     rows = top[:, None] + tf.range(height)  # [b, h]
     steps = tf.range(width)

@@ -23,7 +23,7 @@ from analysis.evaluation import dtype_of, evaluate
 from analysis.keras_internals import keep_on, structure
 from analysis.losses import LOSSES
 from training import reuse
-from training.data import Data, batches
+from training.data import Data, batches, epoch_of
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
 STRATEGIES = ("single", "mirrored")
@@ -170,32 +170,40 @@ def fit(
     if run:
         run.begin(stage)
     with precision(dtype_of(model)):
-        make_ready(model, config, len(data.x_train))
+        train_epoch = make_ready(model, config, len(data.x_train))
         keeper = Keeper(data, config, run, stage, probe, until)
         state = run.load_checkpoint(stage) if run else None
         if state is not None:
             keeper.restore(model, state)
         first = len(keeper.rows)
         if first < config.epochs and keeper.diverged_epoch is None and not keeper.ended:
-            pipeline, steps = batches(
-                data,
-                batch_size=config.batch_size,
-                seed=seed,
-                epochs=config.epochs,
-                first_epoch=first,
-                dtype=dtype_of(model),
-            )
-            with warnings.catch_warnings():
-                # Keras warns that it will not shuffle a tf.data pipeline, which is what is wanted.
-                warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
-                model.fit(
-                    pipeline,
+            if config.strategy == "single":
+                # Keras makes no train_function where there is one.
+                model.train_function = on_epochs(train_epoch, data, seed=seed, dtype=dtype_of(model))
+                pipeline, steps = tf.data.Dataset.range(first, config.epochs), 1  # a step of Keras' loop is an epoch
+            else:
+                pipeline, steps = batches(
+                    data,
+                    batch_size=config.batch_size,
+                    seed=seed,
                     epochs=config.epochs,
-                    initial_epoch=first,
-                    steps_per_epoch=steps,
-                    verbose=0,
-                    callbacks=[keeper, *callbacks],
+                    first_epoch=first,
+                    dtype=dtype_of(model),
                 )
+            try:
+                with warnings.catch_warnings():
+                    # Keras warns that it will not shuffle a tf.data pipeline, which is what is wanted.
+                    warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
+                    model.fit(
+                        pipeline,
+                        epochs=config.epochs,
+                        initial_epoch=first,
+                        steps_per_epoch=steps,
+                        verbose=0,
+                        callbacks=[keeper, *callbacks],
+                    )
+            finally:
+                model.train_function = None  # which may hold the data
     return History(keeper.rows, keeper.diverged_epoch, keeper.probes)
 
 
@@ -207,9 +215,10 @@ def loss_reached(data: Data, loss: str, target: float) -> Callable:
     return lambda model: evaluate(model, data.x_train, data.y_train, loss)[0] <= target
 
 
-def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> None:
-    """Compile a model to be trained on so many examples; one that was compiled for the like before gets its optimizer
-    as new, and its training step needs no second tracing.
+def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Callable:
+    """Compile a model to be trained on so many examples, and return the graph of its epochs (see `whole_epoch`).
+
+    A model that was compiled for the like before gets its optimizer as new, and needs no second tracing.
     """
     batch = min(config.batch_size, examples)
     steps = examples // batch
@@ -223,7 +232,37 @@ def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Non
         model.optimizer.restart(config.learning_rate, config.coefficient, config.norm_target)
     else:
         compile_model(model, config, steps=steps)
-        kept.update(key=key, optimizer=model.optimizer)
+        kept.update(key=key, optimizer=model.optimizer, train_epoch=whole_epoch(model, steps, batch))
+    return kept["train_epoch"]
+
+
+def whole_epoch(model: keras.Model, steps: int, batch_size: int) -> Callable:
+    """All SGD steps of one epoch of a compiled model as a graph: (x [n, ...], y [n, k], seed, epoch, augment) -> logs.
+
+    Batches are taken from the whole set within the graph, the same as those of `batches`. Keras' own loop over
+    steps_per_execution asks tf.data for every batch, which takes longer than the steps of a small network.
+    """
+    step = tf.function(model.train_step, jit_compile=True) if model.jit_compile else model.train_step
+
+    @tf.function
+    @tf.autograph.experimental.do_not_convert
+    def train_epoch(x, y, seed, epoch, augment):
+        rows, take = epoch_of(x, y, seed, epoch, steps=steps, batch_size=batch_size, augment=augment)
+
+        def body(i):
+            step(take(rows[i]))
+            return [i + 1]
+
+        tf.while_loop(lambda i: i < steps, body, [0])
+        return model.get_metrics_result()
+
+    return train_epoch
+
+
+def on_epochs(train_epoch: Callable, data: Data, *, seed: int, dtype: str) -> Callable:
+    """What Keras' fit calls as the model's train_function, with an iterator over the numbers of epochs."""
+    x, y, seed = tf.constant(data.x_train, dtype), tf.constant(data.y_train, dtype), tf.constant(seed, tf.int64)
+    return lambda iterator: train_epoch(x, y, seed, next(iterator), data.augment)
 
 
 def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> None:
@@ -242,10 +281,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> 
             optimizer,
             loss=PerExampleLoss(config.loss),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            # A whole epoch in one call halves the time of the small default networks (11 steps of a 3x64 mlp on
-            # digits: 9.5 -> 4.1 ms an epoch); XLA made them slower on CPU (4.8 ms) and costs its compilation.
-            # Keras 3.15's loop over steps fails under a distribution strategy.
-            steps_per_execution=steps if config.strategy == "single" else 1,
+            # XLA made small networks slower on CPU, and costs its compilation.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )
 

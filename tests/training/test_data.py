@@ -12,6 +12,7 @@ from training.data import (
     TFDS_SIZES,
     Data,
     DataConfig,
+    augmentation,
     balanced_subset,
     batches,
     corrupt_labels,
@@ -142,7 +143,7 @@ def crops_and_flips(seed, count, pad):
     side = 8 * pad
     numbered = np.arange(1, 1 + side * side, dtype=np.float32).reshape(1, side, side, 1)
     images = np.broadcast_to(numbered, (count, side, side, 1))
-    found = crop_and_flip(images, np.arange(count), count, tf.constant([seed, 3], tf.int64)).numpy()
+    found = crop_and_flip(images, *augmentation(count, side, tf.constant([seed, 3], tf.int64))).numpy()
     middle, right = (found[:, side // 2, side // 2 + i, 0].astype(int) - 1 for i in (0, 1))
     flipped = right < middle
     left = np.where(flipped, middle % side + side // 2 + 1 - side, middle % side - side // 2)

@@ -14,7 +14,7 @@ from analysis.parameters import get_parameters
 from models import NetworkConfig, build
 from reporting.run_folder import Run
 from training.data import DataConfig, batches, load
-from training.fit import TrainingConfig, fit, loss_reached
+from training.fit import TrainingConfig, fit, loss_reached, make_ready
 
 SMALL = NetworkConfig(width=8, depth=1, dtype="float64")
 TRAINING = TrainingConfig(loss="squared", epochs=3, batch_size=32, learning_rate=0.02)
@@ -80,6 +80,29 @@ def test_coefficient_zero_is_none_to_the_bit(data):
     plain, _ = trained(data)
     zero, _ = trained(data, dataclasses.replace(TRAINING, regularizer="norm_bias", coefficient=0.0, norm_target=5.0))
     np.testing.assert_array_equal(plain, zero)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@pytest.mark.parametrize("augment", [False, True])
+def test_an_epoch_in_one_graph_has_the_bits_of_keras_own_loop_over_the_batches(augment):
+    data = load(DataConfig(train_size=70, augment=augment), seed=0)
+    training = dataclasses.replace(TRAINING, epochs=3, batch_size=32, decay_epochs=(2,))
+    model, peer = (network(data, config=NetworkConfig(model="convnet", width=4)) for _ in range(2))
+    history = fit(model, data, training, seed=5)
+    make_ready(peer, training, len(data.x_train))
+    pipeline, steps = batches(data, batch_size=32, seed=5, epochs=3)
+    logs = peer.fit(pipeline, epochs=3, steps_per_epoch=steps, verbose=0).history
+    for one, other in zip((*model.variables, *model.optimizer.variables), (*peer.variables, *peer.optimizer.variables)):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert [row["train/loss"] for row in history.rows] == logs["loss"]
+    assert [row["train/accuracy"] for row in history.rows] == logs["accuracy"]
+
+
+def test_a_model_keeps_no_hold_on_the_data_it_was_trained_on(data):
+    model = network(data)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, TRAINING, seed=0, callbacks=[Interrupt(1)])
+    assert model.train_function is None
 
 
 def test_same_seed_same_bits_other_seed_other_bits(data):

@@ -13,7 +13,7 @@ from models import NetworkConfig
 from tests.marks import long_but
 from training import reuse
 from training.data import DataConfig, load
-from training.fit import TrainingConfig, build_network, fit
+from training.fit import TrainingConfig, build_network, fit, make_ready
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def test_hyperparameters_that_are_variables_need_no_second_trace():
     def train(config):
         def use(model):
             fit(model, load(config.data, seed=config.seed), config.training, seed=config.seed)
-            traces.append((model.train_function, model.optimizer))
+            train_epoch = make_ready(model, config.training, len(load(config.data, seed=0).x_train))
+            traces.append((train_epoch, model.optimizer))
 
         return use
 
@@ -126,6 +127,7 @@ def test_hyperparameters_that_are_variables_need_no_second_trace():
         config = replace(Config(), training=replace(training, **changes), seed=len(traces))
         lent(config, train(config))
     assert len({id(function) for function, _ in traces}) == 1
+    assert traces[0][0].experimental_get_tracing_count() == 1
     optimizer = traces[0][1]
     assert (optimizer.coefficient, optimizer.norm_target) == (0.1, 2.0)  # of the last
     assert optimizer.get_config()["norm_target"] == 2.0
