@@ -1,4 +1,4 @@
-"""One training run by Keras' own loop: data order, step schedule, exact resume, divergence, history, TensorBoard.
+"""One training run by Keras' loop over epochs: order of data, step schedule, exact resume, divergence, history, events.
 
 A run is a function of (model at the start, data, TrainingConfig, seed): on one CPU it repeats to the bit, also when it
 was interrupted in between, because the order of every epoch is keyed by (seed, epoch) and a checkpoint holds every
@@ -177,7 +177,7 @@ def fit(
             keeper.restore(model, state)
         first = len(keeper.rows)
         if first < config.epochs and keeper.diverged_epoch is None and not keeper.ended:
-            if config.strategy == "single":
+            if in_one_graph(model, config):
                 # Keras makes no train_function where there is one.
                 model.train_function = on_epochs(train_epoch, data, seed=seed, dtype=dtype_of(model))
                 pipeline, steps = tf.data.Dataset.range(first, config.epochs), 1  # a step of Keras' loop is an epoch
@@ -236,13 +236,22 @@ def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Cal
     return kept["train_epoch"]
 
 
+def in_one_graph(model: keras.Model, config: TrainingConfig) -> bool:
+    """Can all steps of an epoch be one graph? Elsewhere Keras' own loop goes over the batches.
+
+    Not on the devices of a strategy, nor for a class of a person's own, whose steps may return logs of their own.
+    """
+    plain = not tf.distribute.has_strategy() and model.distribute_strategy is tf.distribute.get_strategy()
+    return config.strategy == "single" and plain and type(model).__module__.split(".")[0] in ("keras", "training")
+
+
 def whole_epoch(model: keras.Model, steps: int, batch_size: int) -> Callable:
     """All SGD steps of one epoch of a compiled model as a graph: (x [n, ...], y [n, k], seed, epoch, augment) -> logs.
 
     Batches are taken from the whole set within the graph, the same as those of `batches`. Keras' own loop over
     steps_per_execution asks tf.data for every batch, which takes longer than the steps of a small network.
     """
-    step = tf.function(model.train_step, jit_compile=True) if model.jit_compile else model.train_step
+    step = tf.function(model.train_step, autograph=False, jit_compile=True) if model.jit_compile else model.train_step
 
     @tf.function
     @tf.autograph.experimental.do_not_convert
@@ -281,6 +290,8 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> 
             optimizer,
             loss=PerExampleLoss(config.loss),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            # Keras 3.15's loop over steps fails under a distribution strategy.
+            steps_per_execution=steps if config.strategy == "single" and not in_one_graph(model, config) else 1,
             # XLA made small networks slower on CPU, and costs its compilation.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from analysis.evaluation import evaluate
 from analysis.parameters import get_parameters
@@ -96,6 +97,46 @@ def test_an_epoch_in_one_graph_has_the_bits_of_keras_own_loop_over_the_batches(a
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert [row["train/loss"] for row in history.rows] == logs["loss"]
     assert [row["train/accuracy"] for row in history.rows] == logs["accuracy"]
+
+
+class TwiceTheLoss(keras.Model):
+    """A model whose training step has logs of its own."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        return {**logs, "loss": 2 * logs["loss"], "own": 1.0}
+
+
+def test_a_person_s_own_training_step_keeps_its_logs(data):
+    base, peer = network(data), network(data)
+    rows = fit(TwiceTheLoss(base.inputs, base.outputs), data, TRAINING, seed=0).rows
+    plain = fit(peer, data, TRAINING, seed=0).rows
+    # Keras gives the logs of the last step, a running mean over the epoch.
+    assert [row["train/loss"] for row in rows] == [2 * row["train/loss"] for row in plain]
+
+
+def test_a_model_that_was_built_on_a_device_s_strategy_trains_to_the_same_bits(data):
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        scoped = network(data)
+    plain = network(data)
+    for model in (scoped, plain):
+        fit(model, data, TRAINING, seed=0)
+    for one, other in zip(scoped.variables, plain.variables):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_one_model_trains_with_augmentation_and_without(data):
+    plain = load(DataConfig(train_size=70), seed=0)
+    moved = dataclasses.replace(plain, augment=True)
+    model, fresh = network(plain), network(plain)
+    start = [v.numpy() for v in model.variables]
+    fit(model, plain, TRAINING, seed=0)
+    for variable, value in zip(model.variables, start):
+        variable.assign(value)
+    for each in (model, fresh):
+        fit(each, moved, TRAINING, seed=0)
+    for one, other in zip(model.variables, fresh.variables):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 def test_a_model_keeps_no_hold_on_the_data_it_was_trained_on(data):
