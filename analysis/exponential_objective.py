@@ -34,8 +34,7 @@ class ExponentialObjective:
         self.network = slice(0, p - sum(sizes))
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        set_parameters(self.model, theta)
-        value, gradient = self.surface.value_and_gradient()
+        value, gradient = self.surface.value_and_gradient_at(theta)
         a = theta[self.a]
         gradient[self.a] += 2 * self.penalty * a
         return value + self.penalty * float(a @ a), gradient

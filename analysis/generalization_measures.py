@@ -183,25 +183,26 @@ def pac_bayes_sigma(
     noise = np.random.default_rng([seed, 41]).standard_normal((draws, len(centre)))
     if relative:
         noise *= np.abs(centre)
-    start = surface.values_at([centre])[0]  # in the same graph
 
     @functools.cache
     def excess(log_sigma):
         sigma = np.exp(log_sigma)
-        mean = np.mean(surface.values_at(centre + sigma * direction for direction in noise)) - start
+        mean = np.mean([surface.value_at(centre + sigma * direction) for direction in noise]) - start
         return np.log(max(mean, 1e-300) / rise) if np.isfinite(mean) else MOST
 
-    lowest, highest = np.log(SIGMAS)
-    first = np.log(0.3 if relative else 0.05)  # where most networks are
-    guess = np.clip(first - excess(first) / 2, first - 5, first + 5)  # were the loss quadratic
-    low, high = guess - 0.4, guess + 0.4
-    while excess(low) > 0 and low > lowest:
-        low -= 1
-    while excess(high) < 0 and high < highest:
-        high += 1
-    if excess(low) > 0 or excess(high) < 0:
-        return float(np.exp(low if excess(low) > 0 else high))
-    return float(np.exp(brentq(excess, low, high, xtol=0.02)))
+    with surface.moving():
+        start = surface.value_at(centre)  # in the same graph
+        lowest, highest = np.log(SIGMAS)
+        first = np.log(0.3 if relative else 0.05)  # where most networks are
+        guess = np.clip(first - excess(first) / 2, first - 5, first + 5)  # were the loss quadratic
+        low, high = guess - 0.4, guess + 0.4
+        while excess(low) > 0 and low > lowest:
+            low -= 1
+        while excess(high) < 0 and high < highest:
+            high += 1
+        if excess(low) > 0 or excess(high) < 0:
+            return float(np.exp(low if excess(low) > 0 else high))
+        return float(np.exp(brentq(excess, low, high, xtol=0.02)))
 
 
 def norms_and_ranks(model: keras.Model, initial: list, gamma: float) -> dict:

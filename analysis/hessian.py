@@ -7,7 +7,8 @@ dropout is off. The L2 term enters exactly once: regularizers attached to Keras 
 Gradients and Hessian-vector products run over micro-batches inside one tf.function; the micro-batch bounds memory and
 does not change the result beyond rounding.
 """
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -31,8 +32,9 @@ class _Sums:
     def __init__(self, model, loss, n, batch):
         self.model, self.loss, self.n, self.batch = model, LOSSES[loss], n, batch
         self.value_graph = tf.function(self.value)
-        self.point_graph = tf.function(self.value_at)
+        self.value_at_graph = tf.function(self.value_at)
         self.gradient_graph = tf.function(self.gradients)
+        self.gradients_at_graph = tf.function(self.gradients_at)
         self.product_graph = tf.function(self.products)
 
     def variables(self):
@@ -78,13 +80,20 @@ class _Sums:
         return sums
 
     def value_at(self, x, y, point):
+        self.move(point)
+        return self.value(x, y)
+
+    def gradients_at(self, x, y, point):
+        self.move(point)
+        return self.gradients(x, y)
+
+    def move(self, point):
         """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss.
         """
         variables = self.variables()
         parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
         for variable, part in zip(variables, parts, strict=True):
             variable.assign(tf.reshape(tf.cast(part, variable.dtype), variable.shape))
-        return self.value(x, y)
 
 
 class TrainingLoss:
@@ -136,7 +145,9 @@ class TrainingLoss:
 
     def value_and_gradient(self) -> tuple[float, np.ndarray]:
         """The loss and its gradient [p] float64."""
-        value, gradients = self._graphs.gradient_graph(*self._examples)
+        return self._with_decay(*self._graphs.gradient_graph(*self._examples))
+
+    def _with_decay(self, value, gradients):
         value, gradient = float(value), self._flat(gradients)
         if self.weight_decay:
             theta = get_parameters(self.model)
@@ -156,22 +167,36 @@ class TrainingLoss:
         p = self.parameter_count
         return LinearOperator((p, p), matvec=self.product, rmatvec=self.product, dtype=np.float64)
 
-    def values_at(self, points: Iterable[np.ndarray]) -> np.ndarray:
-        """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """Within it `value_at` and `value_and_gradient_at` move the model's parameters; it ends with those it had."""
         before = [v.numpy() for v in self.model.trainable_variables]
-        losses = []
         try:
-            for point in points:
-                if np.shape(point) != (self.parameter_count,):
-                    raise ValueError(
-                        f"expected points of {self.parameter_count} parameters, got shape {np.shape(point)}"
-                    )
-                value = float(self._graphs.point_graph(*self._examples, tf.constant(point, tf.float64)))
-                losses.append(value + 0.5 * self.weight_decay * float(np.sum(np.square(point))))
+            yield
         finally:
             for variable, value in zip(self.model.trainable_variables, before, strict=True):
                 variable.assign(value)
-        return np.array(losses)
+
+    def value_at(self, point: np.ndarray) -> float:
+        """The loss at a parameter vector [p], which the model keeps; ValueError for another shape."""
+        value = float(self._graphs.value_at_graph(*self._examples, self._point(point)))
+        return value + 0.5 * self.weight_decay * float(np.sum(np.square(point)))
+
+    def value_and_gradient_at(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss and its gradient [p] float64 at a parameter vector [p], which the model keeps; ValueError for
+        another shape.
+        """
+        return self._with_decay(*self._graphs.gradients_at_graph(*self._examples, self._point(point)))
+
+    def _point(self, point):
+        if np.shape(point) != (self.parameter_count,):
+            raise ValueError(f"expected a point of {self.parameter_count} parameters, got shape {np.shape(point)}")
+        return tf.constant(point, tf.float64)
+
+    def values_at(self, points: Iterable[np.ndarray]) -> np.ndarray:
+        """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
+        with self.moving():
+            return np.array([self.value_at(point) for point in points])
 
 
 def loss_and_gradient(

@@ -5,7 +5,7 @@ import numpy as np
 
 def get_parameters(model: keras.Model) -> np.ndarray:
     """All trainable variables, flattened in order, [p] float64."""
-    return np.concatenate([np.asarray(v, np.float64).ravel() for v in model.trainable_variables])
+    return np.concatenate([v.numpy().astype(np.float64).ravel() for v in model.trainable_variables])
 
 
 def split_like(model: keras.Model, vector: np.ndarray) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from analysis.hessian import TrainingLoss
-from analysis.parameters import get_parameters, set_parameters
+from analysis.parameters import get_parameters
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,13 @@ def sharpness(
 
     def rise(u):  # at x + A (sides * u), u in [-1, 1]
         z = sides * u
-        set_parameters(surface.model, centre + (z if basis is None else basis @ z))
-        value, gradient = surface.value_and_gradient()
+        value, gradient = surface.value_and_gradient_at(centre + (z if basis is None else basis @ z))
         found["evaluations"] += 1
         found["largest"] = max(found["largest"], value if np.isfinite(value) else -np.inf)
         return value, sides * (gradient if basis is None else basis.T @ gradient)
 
-    try:
-        loss = surface.value_and_gradient()[0]
+    with surface.moving():
+        loss = surface.value_and_gradient_at(centre)[0]
         start = np.sign(rise(rng.uniform(-1, 1, len(sides)))[1])
         slope = np.abs(rise(start)[1]).mean()
         if slope > 0:
@@ -80,8 +79,6 @@ def sharpness(
             minimize(
                 downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations, "ftol": 0}
             )
-    finally:
-        set_parameters(surface.model, centre)
     largest = max(found["largest"], loss)
     return Sharpness(100 * (largest - loss) / (1 + loss), loss, largest, found["evaluations"])
 
@@ -100,20 +97,17 @@ def corner_sharpness(surface: TrainingLoss, *, epsilon: float, iterations: int =
     centre = get_parameters(surface.model)
     sides = epsilon * (np.abs(centre) + 1)
     point = np.random.default_rng([seed, 31]).uniform(-1, 1, len(centre))
-    loss, evaluations = surface.value_and_gradient()[0], 1
-    largest = loss
-    try:
+    with surface.moving():
+        loss, evaluations = surface.value_and_gradient_at(centre)[0], 1
+        largest = loss
         for _ in range(iterations + 1):
-            set_parameters(surface.model, centre + sides * point)
-            value, gradient = surface.value_and_gradient()
+            value, gradient = surface.value_and_gradient_at(centre + sides * point)
             evaluations += 1
             largest = max(largest, value if np.isfinite(value) else -np.inf)
             corner = np.sign(gradient)
             if np.array_equal(corner, point) or not np.isfinite(gradient).all():
                 break
             point = corner
-    finally:
-        set_parameters(surface.model, centre)
     return Sharpness(100 * (largest - loss) / (1 + loss), loss, largest, evaluations)
 
 
@@ -139,19 +133,16 @@ def adaptive_sharpness(
     centre = get_parameters(surface.model)
     sizes = np.abs(centre)
     random = np.random.default_rng([seed, 37]).standard_normal(len(centre))
-    loss, slope = surface.value_and_gradient()
-    largest, evaluations = loss, 1
-    try:
+    with surface.moving():
+        loss, slope = surface.value_and_gradient_at(centre)
+        largest, evaluations = loss, 1
         for direction in (sizes * slope, random * (sizes > 0)):
             for _ in range(iterations):
                 length = np.linalg.norm(direction)
                 if not (length > 0 and np.isfinite(length)):
                     break
-                set_parameters(surface.model, centre + sizes * (radius * direction / length))
-                value, slope = surface.value_and_gradient()
+                value, slope = surface.value_and_gradient_at(centre + sizes * (radius * direction / length))
                 evaluations += 1
                 largest = max(largest, value if np.isfinite(value) else -np.inf)
                 direction = sizes * slope
-    finally:
-        set_parameters(surface.model, centre)
     return AdaptiveSharpness(largest - loss, loss, evaluations)

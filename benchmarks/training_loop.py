@@ -9,6 +9,7 @@ import itertools
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,11 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 from models import NetworkConfig, build
-from training.data import DataConfig, batches, load
+from training.data import DataConfig, batches, epoch_numbers, load
 from training.fit import TrainingConfig, compile_model, on_epochs, whole_epoch
 
 flags.DEFINE_integer("rounds", 5, "times that every variant is measured")
@@ -54,14 +54,14 @@ class Clock(keras.callbacks.Callback):
 def measure(data, width, batch_size, variant, epochs):
     keras_loop, epoch_a_call, xla = VARIANTS[variant]
     model = build(NetworkConfig(width=width), data.input_shape, data.num_classes, seed=0)
-    pipeline, steps = batches(data, batch_size=batch_size, seed=0, epochs=epochs)
-    compile_model(model, TrainingConfig(), steps=steps)
+    steps = len(data.x_train) // batch_size
+    compile_model(model, TrainingConfig(), steps=steps, a_call=steps if keras_loop and epoch_a_call else 1)
     model.jit_compile = xla
     if keras_loop:
-        model.steps_per_execution = steps if epoch_a_call else 1
+        pipeline, _ = batches(data, batch_size=batch_size, seed=0, epochs=epochs)
     else:
         model.train_function = on_epochs(whole_epoch(model, steps, batch_size), data, seed=0, dtype="float32")
-        pipeline, steps = tf.data.Dataset.range(epochs), 1
+        pipeline, steps = epoch_numbers(0, epochs), 1
     clock = Clock()
     model.fit(pipeline, epochs=epochs, steps_per_epoch=steps, verbose=0, callbacks=[clock])
     return 1000 * np.median(clock.seconds)
@@ -69,6 +69,7 @@ def measure(data, width, batch_size, variant, epochs):
 
 def main(_):
     data, args = load(DataConfig(), seed=0), flags.FLAGS
+    warnings.filterwarnings("ignore", message="`shuffle=True` was passed")  # a tf.data pipeline has its own order
     print(f"| width | images a step | {' | '.join(VARIANTS)} |\n| --- | --- |{' --- |' * len(VARIANTS)}")
     for width, batch_size in itertools.product(map(int, args.width), map(int, args.batch_size)):
         rounds = [[measure(data, width, batch_size, v, args.epochs) for v in VARIANTS] for _ in range(args.rounds)]

@@ -23,7 +23,7 @@ from analysis.evaluation import dtype_of, evaluate
 from analysis.keras_internals import keep_on, structure
 from analysis.losses import LOSSES
 from training import reuse
-from training.data import Data, batches, epoch_of
+from training.data import Data, batches, epoch_numbers, epoch_of
 from training.regularizers import REGULARIZERS, RegularizedSGD, is_kernel
 
 STRATEGIES = ("single", "mirrored")
@@ -177,10 +177,10 @@ def fit(
             keeper.restore(model, state)
         first = len(keeper.rows)
         if first < config.epochs and keeper.diverged_epoch is None and not keeper.ended:
-            if in_one_graph(model, config):
+            if train_epoch is not None:
                 # Keras makes no train_function where there is one.
                 model.train_function = on_epochs(train_epoch, data, seed=seed, dtype=dtype_of(model))
-                pipeline, steps = tf.data.Dataset.range(first, config.epochs), 1  # a step of Keras' loop is an epoch
+                pipeline, steps = epoch_numbers(first, config.epochs), 1  # a step of Keras' loop is an epoch
             else:
                 pipeline, steps = batches(
                     data,
@@ -215,8 +215,9 @@ def loss_reached(data: Data, loss: str, target: float) -> Callable:
     return lambda model: evaluate(model, data.x_train, data.y_train, loss)[0] <= target
 
 
-def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Callable:
-    """Compile a model to be trained on so many examples, and return the graph of its epochs (see `whole_epoch`).
+def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Callable | None:
+    """Compile a model to be trained on so many examples, and return the graph of its epochs (see `whole_epoch`), None
+    where Keras' own loop goes over the batches.
 
     A model that was compiled for the like before gets its optimizer as new, and needs no second tracing.
     """
@@ -224,15 +225,18 @@ def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Cal
     steps = examples // batch
     schedule = (config.learning_rate, config.decay_factor, config.decay_epochs) if config.decay_epochs else None
     regularizer = config.regularizer, bool(config.coefficient), config.regularize_all
-    key = (config.loss, config.momentum, regularizer, schedule, batch, steps, structure(model))
+    whole = in_one_graph(model, config)
+    key = (config.loss, config.momentum, regularizer, schedule, batch, steps, whole, structure(model))
     kept = keep_on(model, "_compiled_for", dict)
     # A model of a person's own class may do in a step what its structure does not tell.
     known = config.strategy == "single" and type(model).__module__.startswith("keras.")
     if known and kept.get("key") == key and kept["optimizer"] is model.optimizer:
         model.optimizer.restart(config.learning_rate, config.coefficient, config.norm_target)
     else:
-        compile_model(model, config, steps=steps)
-        kept.update(key=key, optimizer=model.optimizer, train_epoch=whole_epoch(model, steps, batch))
+        # Keras 3.15's loop over steps fails under a distribution strategy.
+        compile_model(model, config, steps=steps, a_call=1 if whole or config.strategy != "single" else steps)
+        train_epoch = whole_epoch(model, steps, batch) if whole else None
+        kept.update(key=key, optimizer=model.optimizer, train_epoch=train_epoch)
     return kept["train_epoch"]
 
 
@@ -274,8 +278,9 @@ def on_epochs(train_epoch: Callable, data: Data, *, seed: int, dtype: str) -> Ca
     return lambda iterator: train_epoch(x, y, seed, next(iterator), data.augment)
 
 
-def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> None:
-    """Compile a model for this TrainingConfig; `steps` SGD steps make an epoch."""
+def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int, a_call: int = 1) -> None:
+    """Compile a model for this TrainingConfig; `steps` SGD steps make an epoch, Keras' own loop takes `a_call` at once.
+    """
     with model.distribute_strategy.scope():
         optimizer = RegularizedSGD(
             learning_rate(config, steps),
@@ -290,8 +295,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int) -> 
             optimizer,
             loss=PerExampleLoss(config.loss),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            # Keras 3.15's loop over steps fails under a distribution strategy.
-            steps_per_execution=steps if config.strategy == "single" and not in_one_graph(model, config) else 1,
+            steps_per_execution=a_call,
             # XLA made small networks slower on CPU, and costs its compilation.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )

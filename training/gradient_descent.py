@@ -100,16 +100,12 @@ class Way:
         state = {"arrays": arrays, "rows": self.rows, "rate": self.rate, "gradients": self.gradients - 1}
         self.run.save_checkpoint(self.stage, state)
 
-    def value_and_gradient(self) -> tuple[float, np.ndarray]:
-        self.gradients += 1
-        return self.surface.value_and_gradient()
-
     def move(self, gradient: np.ndarray, momentum: float) -> tuple[float, np.ndarray]:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
         with np.errstate(over="ignore"):  # a diverging run gets to infinity, and is then found out
-            set_parameters(self.surface.model, get_parameters(self.surface.model) + self.velocity)
-        return self.value_and_gradient()
+            self.gradients += 1
+            return self.surface.value_and_gradient_at(get_parameters(self.surface.model) + self.velocity)
 
     def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:
         """One step of a searched size; (value, gradient) after it, None where no step lowers the loss."""
@@ -141,7 +137,8 @@ def descend(
         run.begin(stage)
     way = Way(surface, probe, learning_rate, steps, run, stage)
     step, resumed = way.probed or 0, way.probed is not None
-    value, gradient = way.value_and_gradient()
+    value, gradient = surface.value_and_gradient()
+    way.gradients += 1
     while math.isfinite(value):
         if not resumed:
             way.losses.append(value)
@@ -171,8 +168,7 @@ def search_step(surface: TrainingLoss, value: float, gradient: np.ndarray, rate:
     smallest, tried = SMALLEST * max(1.0, float(np.linalg.norm(start))), 0
     while rate * math.sqrt(slope) > smallest:
         with np.errstate(over="ignore", invalid="ignore"):
-            set_parameters(surface.model, start - rate * gradient)
-            after = surface.value_and_gradient()
+            after = surface.value_and_gradient_at(start - rate * gradient)
         tried += 1
         if after[0] <= value - SUFFICIENT * rate * slope:  # not where it is nan
             return after, GROWTH * rate, tried

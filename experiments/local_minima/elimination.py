@@ -23,7 +23,7 @@ from analysis.evaluation import predict, score
 from analysis.exponential_objective import ExponentialObjective, newton_cg
 from analysis.hessian import TrainingLoss
 from analysis.losses import LOSSES
-from analysis.parameters import get_parameters, set_parameters
+from analysis.parameters import get_parameters
 from analysis.statistics import t_interval
 from experiments.local_minima.affine_start import affine_optimum, check_embeddable
 from harness.experiment import Experiment, seed_field
@@ -160,13 +160,9 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
 def loss_from_default(model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str) -> float:
     """The training loss that L-BFGS reaches from the model's parameters, which are those of its initialization."""
     surface = TrainingLoss(model, x, y, loss)
-
-    def value_and_gradient(theta):
-        set_parameters(model, theta)
-        return surface.value_and_gradient()
-
     options = {"maxiter": REFERENCE_ITERATIONS, "maxfun": 2 * REFERENCE_ITERATIONS}
-    return minimize(value_and_gradient, get_parameters(model), jac=True, method="L-BFGS-B", options=options).fun
+    start = get_parameters(model)
+    return minimize(surface.value_and_gradient_at, start, jac=True, method="L-BFGS-B", options=options).fun
 
 
 class Path:

@@ -132,6 +132,21 @@ def test_parameters_round_trip_and_losses_along_leave_the_model():
     np.testing.assert_array_equal(get_parameters(model), points[2])
 
 
+def test_a_model_is_moved_to_a_point_and_back():
+    model = network()
+    theta = get_parameters(model)
+    surface = TrainingLoss(model, X, Y, "squared", weight_decay=0.3, batch_size=6)
+    with pytest.raises(KeyboardInterrupt), surface.moving():
+        value, gradient = surface.value_and_gradient_at(theta + 1)
+        np.testing.assert_array_equal(get_parameters(model), theta + 1)
+        assert surface.value_at(theta + 1) == value == surface.value()
+        np.testing.assert_array_equal(surface.value_and_gradient()[1], gradient)
+        with pytest.raises(ValueError, match=r"a point of 57 parameters, got shape \(56,\)"):
+            surface.value_and_gradient_at(theta[1:])
+        raise KeyboardInterrupt
+    np.testing.assert_array_equal(get_parameters(model), theta)
+
+
 SPECTRA = {
     "positive": np.linspace(1, 9, 200),
     "smallest is zero": np.r_[np.zeros(150), np.linspace(1, 5, 100)],

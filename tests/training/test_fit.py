@@ -1,8 +1,10 @@
 """training/fit.py and regularizers.py: the SGD step against NumPy, schedule, exact resume, divergence, several devices.
 """
 import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import keras
@@ -15,7 +17,7 @@ from analysis.parameters import get_parameters
 from models import NetworkConfig, build
 from reporting.run_folder import Run
 from training.data import DataConfig, batches, load
-from training.fit import TrainingConfig, fit, loss_reached, make_ready
+from training.fit import TrainingConfig, fit, loss_reached, make_ready, on_epochs
 
 SMALL = NetworkConfig(width=8, depth=1, dtype="float64")
 TRAINING = TrainingConfig(loss="squared", epochs=3, batch_size=32, learning_rate=0.02)
@@ -139,11 +141,21 @@ def test_one_model_trains_with_augmentation_and_without(data):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_a_model_keeps_no_hold_on_the_data_it_was_trained_on(data):
+def test_a_model_keeps_no_hold_on_the_data_it_was_trained_on(data, monkeypatch):
+    held = []
+
+    def watched(*args, **kwargs):
+        call = on_epochs(*args, **kwargs)  # holds the data
+        held.append(weakref.ref(call))
+        return call
+
+    monkeypatch.setattr("training.fit.on_epochs", watched)
     model = network(data)
     with pytest.raises(KeyboardInterrupt):
         fit(model, data, TRAINING, seed=0, callbacks=[Interrupt(1)])
-    assert model.train_function is None
+    fit(model, data, TRAINING, seed=0)
+    gc.collect()
+    assert [reference() for reference in held] == [None, None]
 
 
 def test_same_seed_same_bits_other_seed_other_bits(data):

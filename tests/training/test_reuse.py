@@ -13,7 +13,7 @@ from models import NetworkConfig
 from tests.marks import long_but
 from training import reuse
 from training.data import DataConfig, load
-from training.fit import TrainingConfig, build_network, fit, make_ready
+from training.fit import TrainingConfig, build_network, fit
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ def test_hyperparameters_that_are_variables_need_no_second_trace():
     def train(config):
         def use(model):
             fit(model, load(config.data, seed=config.seed), config.training, seed=config.seed)
-            train_epoch = make_ready(model, config.training, len(load(config.data, seed=0).x_train))
-            traces.append((train_epoch, model.optimizer))
+            traces.append((model._compiled_for["train_epoch"], model.optimizer))
 
         return use
 
