@@ -7,12 +7,14 @@ anew for every pass. Gradient descent near a minimum of a quadratic function lea
 eigenvalue; minibatches add noise, and have eigenvalues of their own. `fit` compiles for every training anew; a sweep
 over step sizes is short, so it has one graph for all of them, and starts again where it was interrupted.
 """
+import functools
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from analysis.keras_internals import graphs_of
 from analysis.losses import LOSSES
 from analysis.parameters import set_parameters
 
@@ -34,9 +36,11 @@ class PlainSGD:
 
     def __init__(self, model: keras.Model, x: np.ndarray, y: np.ndarray, loss: str):
         dtype = model.trainable_variables[0].dtype
-        self.model, self.loss = model, LOSSES[loss]
-        self.x, self.y = tf.constant(x, dtype), tf.constant(y, dtype)
-        self._graph = tf.function(self._walk, reduce_retracing=True)
+        self.model, self.x, self.y = model, tf.constant(x, dtype), tf.constant(y, dtype)
+        graphs = graphs_of(model, "_walk_graphs")  # one for all data sets of a shape
+        if loss not in graphs:
+            graphs[loss] = tf.function(functools.partial(_walk, model, LOSSES[loss]))
+        self._graph = graphs[loss]
 
     def walk(
         self, start: np.ndarray, *, centre: np.ndarray, rate: float, batch_size: int, steps: int, seed: int
@@ -55,27 +59,27 @@ class PlainSGD:
         set_parameters(self.model, centre)
         centres = [v.value + 0 for v in self.model.trainable_variables]
         set_parameters(self.model, start)
-        moved = self._graph(
-            tf.constant(rate, self.x.dtype), tf.constant(batches_of(n, batch_size, steps, seed), tf.int32), centres
-        )
-        return Walk(moved.numpy())
+        rows = tf.constant(batches_of(n, batch_size, steps, seed), tf.int32)
+        return Walk(self._graph(self.x, self.y, tf.constant(rate, self.x.dtype), rows, centres).numpy())
 
-    def _walk(self, rate, rows, centres):
-        values = [v.value for v in self.model.trainable_variables]
-        steps = tf.shape(rows)[0]
-        moved = tf.TensorArray(tf.float64, size=steps)
-        for step in tf.range(steps):
-            x, y = tf.gather(self.x, rows[step]), tf.gather(self.y, rows[step])
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(values)
-                loss = tf.reduce_mean(self.loss(y, self.model(x, training=False)))
-            squares = tf.constant(0.0, tf.float64)
-            gradients = tape.gradient(loss, values, unconnected_gradients="zero")
-            for value, gradient, centre in zip(values, gradients, centres):
-                value.assign_sub(rate * gradient)
-                squares += tf.cast(tf.reduce_sum(tf.math.squared_difference(value, centre)), tf.float64)
-            moved = moved.write(step, tf.sqrt(squares))
-        return moved.stack()
+
+def _walk(model, loss_of, x, y, rate, rows, centres):
+    """Distances from the centres after every step, [steps]; rows [steps, b]: the images of each."""
+    values = [v.value for v in model.trainable_variables]
+    steps = tf.shape(rows)[0]
+    moved = tf.TensorArray(tf.float64, size=steps)
+    for step in tf.range(steps):
+        batch, targets = tf.gather(x, rows[step]), tf.gather(y, rows[step])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            loss = tf.reduce_mean(loss_of(targets, model(batch, training=False)))
+        squares = tf.constant(0.0, tf.float64)
+        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+        for value, gradient, centre in zip(values, gradients, centres):
+            value.assign_sub(rate * gradient)
+            squares += tf.cast(tf.reduce_sum(tf.math.squared_difference(value, centre)), tf.float64)
+        moved = moved.write(step, tf.sqrt(squares))
+    return moved.stack()
 
 
 def batches_of(n: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
