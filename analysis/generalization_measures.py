@@ -184,14 +184,15 @@ def pac_bayes_sigma(
     if relative:
         noise *= np.abs(centre)
 
-    @functools.cache
-    def excess(log_sigma):
-        sigma = np.exp(log_sigma)
-        mean = np.mean([surface.value_at(centre + sigma * direction) for direction in noise]) - start
-        return np.log(max(mean, 1e-300) / rise) if np.isfinite(mean) else MOST
-
     with surface.moving():
         start = surface.value_at(centre)  # in the same graph
+
+        @functools.cache
+        def excess(log_sigma):
+            sigma = np.exp(log_sigma)
+            mean = np.mean([surface.value_at(centre + sigma * direction) for direction in noise]) - start
+            return np.log(max(mean, 1e-300) / rise) if np.isfinite(mean) else MOST
+
         lowest, highest = np.log(SIGMAS)
         first = np.log(0.3 if relative else 0.05)  # where most networks are
         guess = np.clip(first - excess(first) / 2, first - 5, first + 5)  # were the loss quadratic

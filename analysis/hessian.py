@@ -89,6 +89,8 @@ class _Sums:
 
     def move(self, point):
         """Assigns the vector [p] inside the graph: one call a point, where assigning eagerly took as long as the loss.
+
+        TensorFlow's kernels make 0 of numbers below the smallest normal one, as they do wherever they compute.
         """
         variables = self.variables()
         parts = tf.split(point, [int(np.prod(v.shape)) for v in variables])
@@ -169,7 +171,9 @@ class TrainingLoss:
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:
-        """Within it `value_at` and `value_and_gradient_at` move the model's parameters; it ends with those it had."""
+        """At its end the model has the parameters that it had before, wherever `value_at` and `value_and_gradient_at`
+        have left it.
+        """
         before = [v.numpy() for v in self.model.trainable_variables]
         try:
             yield
@@ -178,13 +182,15 @@ class TrainingLoss:
                 variable.assign(value)
 
     def value_at(self, point: np.ndarray) -> float:
-        """The loss at a parameter vector [p], which the model keeps; ValueError for another shape."""
+        """The loss at a parameter vector [p], at which the model is left; ValueError for another shape."""
         value = float(self._graphs.value_at_graph(*self._examples, self._point(point)))
-        return value + 0.5 * self.weight_decay * float(np.sum(np.square(point)))
+        if self.weight_decay:
+            value += 0.5 * self.weight_decay * float(np.sum(np.square(point)))
+        return value
 
     def value_and_gradient_at(self, point: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss and its gradient [p] float64 at a parameter vector [p], which the model keeps; ValueError for
-        another shape.
+        """The loss and its gradient [p] float64 at a parameter vector [p], at which the model is left; ValueError for
+        another shape. The graph is not that of `value_and_gradient`: who asks at points asks for all there.
         """
         return self._with_decay(*self._graphs.gradients_at_graph(*self._examples, self._point(point)))
 

@@ -55,7 +55,7 @@ def measure(data, width, batch_size, variant, epochs):
     keras_loop, epoch_a_call, xla = VARIANTS[variant]
     model = build(NetworkConfig(width=width), data.input_shape, data.num_classes, seed=0)
     steps = len(data.x_train) // batch_size
-    compile_model(model, TrainingConfig(), steps=steps, a_call=steps if keras_loop and epoch_a_call else 1)
+    compile_model(model, TrainingConfig(), steps=steps, steps_a_call=steps if keras_loop and epoch_a_call else 1)
     model.jit_compile = xla
     if keras_loop:
         pipeline, _ = batches(data, batch_size=batch_size, seed=0, epochs=epochs)

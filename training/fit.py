@@ -233,8 +233,9 @@ def make_ready(model: keras.Model, config: TrainingConfig, examples: int) -> Cal
     if known and kept.get("key") == key and kept["optimizer"] is model.optimizer:
         model.optimizer.restart(config.learning_rate, config.coefficient, config.norm_target)
     else:
-        # Keras 3.15's loop over steps fails under a distribution strategy.
-        compile_model(model, config, steps=steps, a_call=1 if whole or config.strategy != "single" else steps)
+        # Keras 3.15's loop over steps fails under a strategy of several replicas.
+        one = whole or config.strategy != "single" or model.distribute_strategy.num_replicas_in_sync > 1
+        compile_model(model, config, steps=steps, steps_a_call=1 if one else steps)
         train_epoch = whole_epoch(model, steps, batch) if whole else None
         kept.update(key=key, optimizer=model.optimizer, train_epoch=train_epoch)
     return kept["train_epoch"]
@@ -278,8 +279,9 @@ def on_epochs(train_epoch: Callable, data: Data, *, seed: int, dtype: str) -> Ca
     return lambda iterator: train_epoch(x, y, seed, next(iterator), data.augment)
 
 
-def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int, a_call: int = 1) -> None:
-    """Compile a model for this TrainingConfig; `steps` SGD steps make an epoch, Keras' own loop takes `a_call` at once.
+def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int, steps_a_call: int = 1) -> None:
+    """Compile a model for this TrainingConfig; `steps` SGD steps make an epoch, Keras' own loop takes
+    steps_a_call of them at once.
     """
     with model.distribute_strategy.scope():
         optimizer = RegularizedSGD(
@@ -295,7 +297,7 @@ def compile_model(model: keras.Model, config: TrainingConfig, *, steps: int, a_c
             optimizer,
             loss=PerExampleLoss(config.loss),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            steps_per_execution=a_call,
+            steps_per_execution=steps_a_call,
             # XLA made small networks slower on CPU, and costs its compilation.
             jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
         )

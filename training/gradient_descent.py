@@ -103,8 +103,8 @@ class Way:
     def move(self, gradient: np.ndarray, momentum: float) -> tuple[float, np.ndarray]:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
+        self.gradients += 1
         with np.errstate(over="ignore"):  # a diverging run gets to infinity, and is then found out
-            self.gradients += 1
             return self.surface.value_and_gradient_at(get_parameters(self.surface.model) + self.velocity)
 
     def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:
@@ -137,7 +137,7 @@ def descend(
         run.begin(stage)
     way = Way(surface, probe, learning_rate, steps, run, stage)
     step, resumed = way.probed or 0, way.probed is not None
-    value, gradient = surface.value_and_gradient()
+    value, gradient = surface.value_and_gradient_at(get_parameters(surface.model))  # in the graph of all that follow
     way.gradients += 1
     while math.isfinite(value):
         if not resumed:

@@ -39,7 +39,7 @@ class PlainSGD:
         self.model, self.x, self.y = model, tf.constant(x, dtype), tf.constant(y, dtype)
         graphs = graphs_of(model, "_walk_graphs")  # one for all data sets of a shape
         if loss not in graphs:
-            graphs[loss] = tf.function(functools.partial(_walk, model, LOSSES[loss]))
+            graphs[loss] = tf.function(functools.partial(_walk, model, LOSSES[loss]), reduce_retracing=True)
         self._graph = graphs[loss]
 
     def walk(

@@ -281,7 +281,7 @@ def measure_solution(
     curvature = extreme_eigenvalues(
         surface.hessian(), tolerance=1e-3, max_products=config.hessian_products, seed=config.seed, basis_size=20
     )
-    gradient = surface.value_and_gradient()[1]
+    gradient = surface.value_and_gradient_at(get_parameters(model))[1]
     return {
         **evaluate_splits(model, data, config.training.loss, name),
         f"{name}/sharpness": full.value,

@@ -132,6 +132,16 @@ def test_parameters_round_trip_and_losses_along_leave_the_model():
     np.testing.assert_array_equal(get_parameters(model), points[2])
 
 
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, 0.5), (0.3, np.inf)])
+def test_the_loss_at_a_point_far_away_is_that_of_the_model_there(decay, expected):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(3)])
+    surface = TrainingLoss(model, X, Y, "squared", weight_decay=decay)
+    point = np.zeros(surface.parameter_count)
+    point[20] = -1e200  # the bias of a unit that is off
+    with surface.moving(), np.errstate(over="ignore"):
+        assert surface.value_at(point) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_model_is_moved_to_a_point_and_back():
     model = network()
     theta = get_parameters(model)

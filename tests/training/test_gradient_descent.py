@@ -42,6 +42,13 @@ def test_every_step_is_that_of_the_quadratic(surface, rate):
     assert found.diverged_step is None
 
 
+def test_a_descent_traces_one_graph(surface):
+    descend(surface, learning_rate=0.1, steps=3, every=1, probe=position)
+    descend(surface, learning_rate=0.1, steps=3, every=1, probe=position, search=True)
+    graphs = [graph for graph in vars(surface._graphs).values() if hasattr(graph, "experimental_get_tracing_count")]
+    assert sum(graph.experimental_get_tracing_count() for graph in graphs) == 1
+
+
 def test_a_model_in_double_precision_moves_in_it():
     surface = quadratic("float64")
     descend(surface, learning_rate=0.1, steps=7, every=7, probe=position)

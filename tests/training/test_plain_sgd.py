@@ -29,6 +29,15 @@ def test_full_batch_is_gradient_descent_in_closed_form():
     assert found.farthest == pytest.approx(np.linalg.norm(path, axis=1).max())
 
 
+def test_walks_on_other_data_of_a_shape_need_no_other_graph():
+    model, sgd = quadratic()
+    other = PlainSGD(model, np.eye(3), np.ones((3, 1)), "squared")
+    for each in (sgd, other):
+        each.walk(np.ones(3), centre=np.zeros(3), rate=0.1, batch_size=2, steps=4, seed=0)
+    assert get_parameters(model).min() > 0.1  # drawn to 1, the targets of the second
+    assert other._graph is sgd._graph and sgd._graph.experimental_get_tracing_count() == 1
+
+
 @pytest.mark.parametrize(("multiple", "leaves"), [(0.9, False), (1.1, True)])
 def test_gradient_descent_leaves_a_minimum_above_two_over_the_largest_eigenvalue(multiple, leaves):
     _, sgd = quadratic()
