@@ -40,7 +40,7 @@ from analysis.hessian import TrainingLoss
 from analysis.keras_internals import calls_of, graphs_of
 from analysis.losses import LOSSES
 from analysis.margins import margins
-from analysis.parameters import get_parameters
+from analysis.parameters import get_parameters, parameters_kept
 from analysis.rescaling import HOMOGENEOUS
 from analysis.sharpness import adaptive_sharpness, corner_sharpness
 
@@ -130,14 +130,10 @@ def path_norm(model: keras.Model) -> float:
 
     Maximum pooling takes its largest input in place of the sum, as in Jiang et al.
     """
-    before = [v.numpy() for v in model.trainable_variables]
-    try:
-        for variable, value in zip(model.trainable_variables, before):
-            variable.assign(np.square(value))
+    with parameters_kept(model):
+        for variable in model.trainable_variables:
+            variable.assign(np.square(variable.numpy()))
         return float(predict(model, np.ones((1, *model.input_shape[1:]), dtype_of(model))).astype(np.float64).sum())
-    finally:
-        for variable, value in zip(model.trainable_variables, before):
-            variable.assign(value)
 
 
 def fisher_rao_norm(
@@ -184,7 +180,7 @@ def pac_bayes_sigma(
     if relative:
         noise *= np.abs(centre)
 
-    with surface.moving():
+    with parameters_kept(surface.model):
         start = surface.value_at(centre)  # in the same graph
 
         @functools.cache

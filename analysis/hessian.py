@@ -7,8 +7,7 @@ dropout is off. The L2 term enters exactly once: regularizers attached to Keras 
 Gradients and Hessian-vector products run over micro-batches inside one tf.function; the micro-batch bounds memory and
 does not change the result beyond rounding.
 """
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import keras
@@ -18,7 +17,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from analysis.keras_internals import graphs_of
 from analysis.losses import LOSSES
-from analysis.parameters import get_parameters, split_like
+from analysis.parameters import get_parameters, parameters_kept, split_like
 
 MOST_GRAPHS = 8  # shapes of training sets whose graphs are kept with a model
 
@@ -142,7 +141,7 @@ class TrainingLoss:
         """The loss, float."""
         value = float(self._graphs.value_graph(*self._examples))
         if self.weight_decay:
-            value += 0.5 * self.weight_decay * float(np.sum(get_parameters(self.model)**2))
+            value += self._decay(get_parameters(self.model))
         return value
 
     def value_and_gradient(self) -> tuple[float, np.ndarray]:
@@ -153,9 +152,12 @@ class TrainingLoss:
         value, gradient = float(value), self._flat(gradients)
         if self.weight_decay:
             theta = get_parameters(self.model)
-            value += 0.5 * self.weight_decay * float(np.sum(theta**2))
+            value += self._decay(theta)
             gradient += self.weight_decay * theta
         return value, gradient
+
+    def _decay(self, theta):
+        return 0.5 * self.weight_decay * float(np.sum(np.square(theta)))
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         """Hessian times vector, [p] -> [p] float64."""
@@ -169,23 +171,11 @@ class TrainingLoss:
         p = self.parameter_count
         return LinearOperator((p, p), matvec=self.product, rmatvec=self.product, dtype=np.float64)
 
-    @contextlib.contextmanager
-    def moving(self) -> Iterator[None]:
-        """At its end the model has the parameters that it had before, wherever `value_at` and `value_and_gradient_at`
-        have left it.
-        """
-        before = [v.numpy() for v in self.model.trainable_variables]
-        try:
-            yield
-        finally:
-            for variable, value in zip(self.model.trainable_variables, before, strict=True):
-                variable.assign(value)
-
     def value_at(self, point: np.ndarray) -> float:
         """The loss at a parameter vector [p], at which the model is left; ValueError for another shape."""
         value = float(self._graphs.value_at_graph(*self._examples, self._point(point)))
         if self.weight_decay:
-            value += 0.5 * self.weight_decay * float(np.sum(np.square(point)))
+            value += self._decay(point)
         return value
 
     def value_and_gradient_at(self, point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -201,7 +191,7 @@ class TrainingLoss:
 
     def values_at(self, points: Iterable[np.ndarray]) -> np.ndarray:
         """The loss at parameter vectors, [m, p] or any iterable of [p] -> [m]; the model is left as it was."""
-        with self.moving():
+        with parameters_kept(self.model):
             return np.array([self.value_at(point) for point in points])
 
 

@@ -1,4 +1,7 @@
 """A model's trainable parameters as one vector: random points in a ball around a network, lines between networks."""
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 
@@ -25,3 +28,14 @@ def set_parameters(model: keras.Model, vector: np.ndarray) -> None:
     """Assigns a vector [p] to the trainable variables, in the order of get_parameters."""
     for variable, part in zip(model.trainable_variables, split_like(model, vector), strict=True):
         variable.assign(part)
+
+
+@contextlib.contextmanager
+def parameters_kept(model: keras.Model) -> Iterator[None]:
+    """At its end the trainable variables have the values that they had before it, also after an exception."""
+    before = [v.numpy() for v in model.trainable_variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, before, strict=True):
+            variable.assign(value)

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from analysis.hessian import TrainingLoss
-from analysis.parameters import get_parameters
+from analysis.parameters import get_parameters, parameters_kept
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def sharpness(
         found["largest"] = max(found["largest"], value if np.isfinite(value) else -np.inf)
         return value, sides * (gradient if basis is None else basis.T @ gradient)
 
-    with surface.moving():
+    with parameters_kept(surface.model):
         loss = surface.value_and_gradient_at(centre)[0]
         start = np.sign(rise(rng.uniform(-1, 1, len(sides)))[1])
         slope = np.abs(rise(start)[1]).mean()
@@ -97,7 +97,7 @@ def corner_sharpness(surface: TrainingLoss, *, epsilon: float, iterations: int =
     centre = get_parameters(surface.model)
     sides = epsilon * (np.abs(centre) + 1)
     point = np.random.default_rng([seed, 31]).uniform(-1, 1, len(centre))
-    with surface.moving():
+    with parameters_kept(surface.model):
         loss, evaluations = surface.value_and_gradient_at(centre)[0], 1
         largest = loss
         for _ in range(iterations + 1):
@@ -133,7 +133,7 @@ def adaptive_sharpness(
     centre = get_parameters(surface.model)
     sizes = np.abs(centre)
     random = np.random.default_rng([seed, 37]).standard_normal(len(centre))
-    with surface.moving():
+    with parameters_kept(surface.model):
         loss, slope = surface.value_and_gradient_at(centre)
         largest, evaluations = loss, 1
         for direction in (sizes * slope, random * (sizes > 0)):

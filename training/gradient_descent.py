@@ -100,12 +100,16 @@ class Way:
         state = {"arrays": arrays, "rows": self.rows, "rate": self.rate, "gradients": self.gradients - 1}
         self.run.save_checkpoint(self.stage, state)
 
+    def go(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """(value, gradient) at parameters [p], at which the model is left."""
+        self.gradients += 1
+        return self.surface.value_and_gradient_at(point)
+
     def move(self, gradient: np.ndarray, momentum: float) -> tuple[float, np.ndarray]:
         """One step with momentum; (value, gradient) after it."""
         self.velocity = momentum * self.velocity - self.rate * gradient
-        self.gradients += 1
         with np.errstate(over="ignore"):  # a diverging run gets to infinity, and is then found out
-            return self.surface.value_and_gradient_at(get_parameters(self.surface.model) + self.velocity)
+            return self.go(get_parameters(self.surface.model) + self.velocity)
 
     def search(self, gradient: np.ndarray) -> tuple[float, np.ndarray] | None:
         """One step of a searched size; (value, gradient) after it, None where no step lowers the loss."""
@@ -137,8 +141,7 @@ def descend(
         run.begin(stage)
     way = Way(surface, probe, learning_rate, steps, run, stage)
     step, resumed = way.probed or 0, way.probed is not None
-    value, gradient = surface.value_and_gradient_at(get_parameters(surface.model))  # in the graph of all that follow
-    way.gradients += 1
+    value, gradient = way.go(get_parameters(surface.model))  # in the graph of all that follow
     while math.isfinite(value):
         if not resumed:
             way.losses.append(value)

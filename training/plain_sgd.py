@@ -4,8 +4,8 @@
 
 of the mean loss over a batch B: all images at every step (gradient descent), or the next ones of an order that is drawn
 anew for every pass. Gradient descent near a minimum of a quadratic function leaves it where rate > 2 / largest Hessian
-eigenvalue; minibatches add noise, and have eigenvalues of their own. `fit` compiles for every training anew; a sweep
-over step sizes is short, so it has one graph for all of them, and starts again where it was interrupted.
+eigenvalue; minibatches add noise, and have eigenvalues of their own. A walk is short: it keeps no checkpoints, and
+starts again where it was interrupted. All step sizes have one graph.
 """
 import functools
 from dataclasses import dataclass

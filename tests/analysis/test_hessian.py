@@ -15,7 +15,7 @@ from analysis.hessian import (
     losses_along,
 )
 from analysis.losses import LOSSES
-from analysis.parameters import get_parameters, set_parameters
+from analysis.parameters import get_parameters, parameters_kept, set_parameters
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(23, 5)), np.eye(3)[RNG.integers(0, 3, 23)]
@@ -138,7 +138,7 @@ def test_the_loss_at_a_point_far_away_is_that_of_the_model_there(decay, expected
     surface = TrainingLoss(model, X, Y, "squared", weight_decay=decay)
     point = np.zeros(surface.parameter_count)
     point[20] = -1e200  # the bias of a unit that is off
-    with surface.moving(), np.errstate(over="ignore"):
+    with parameters_kept(model), np.errstate(over="ignore"):
         assert surface.value_at(point) == pytest.approx(expected, rel=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_a_model_is_moved_to_a_point_and_back():
     model = network()
     theta = get_parameters(model)
     surface = TrainingLoss(model, X, Y, "squared", weight_decay=0.3, batch_size=6)
-    with pytest.raises(KeyboardInterrupt), surface.moving():
+    with pytest.raises(KeyboardInterrupt), parameters_kept(model):
         value, gradient = surface.value_and_gradient_at(theta + 1)
         np.testing.assert_array_equal(get_parameters(model), theta + 1)
         assert surface.value_at(theta + 1) == value == surface.value()
