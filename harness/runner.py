@@ -5,6 +5,7 @@ What is not yet known is measured in this process, or by the workers of harness/
 import contextlib
 import hashlib
 import json
+import random
 import time
 import traceback
 from collections import deque
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -470,9 +472,7 @@ def finished(run: Run, say: Callable) -> tuple | None:
 
 def compute(experiment: Experiment, config: Any, data: training_data.Data, run: Run) -> None:
     """Measure one config and keep the result."""
-    # Layer names and random state do not depend on what ran before.
-    keras.backend.clear_session(free_memory=False)
-    keras.utils.set_random_seed(config.seed)
+    begin_anew(experiment, config)
     started = time.monotonic()
     try:
         with plots.style(), releasable_graphs(), reuse.lending():
@@ -482,6 +482,20 @@ def compute(experiment: Experiment, config: Any, data: training_data.Data, run: 
         run.finish(numbers, arrays, time.monotonic() - started)
     finally:
         run.close()
+
+
+def begin_anew(experiment: Experiment, config: Any) -> None:
+    """Layer names and random state do not depend on what ran before.
+
+    Keras' functions for it make TensorFlow compile every graph once more, 70 ms each: a small config computes less.
+    The experiments and networks of this house need neither, as their layers have names, and what they draw with
+    TensorFlow or Keras has seeds of its own (tests/experiments/test_reuse.py, and ruff.toml). Others may.
+    """
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    if config.network.model.endswith(".keras") or not experiment.measure.__module__.startswith("experiments."):
+        keras.backend.clear_session(free_memory=False)
+        keras.utils.set_random_seed(config.seed)
 
 
 def conclude(
