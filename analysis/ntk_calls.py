@@ -39,7 +39,7 @@ def recorded_calls(layers: list[keras.layers.Layer], tape: tf.GradientTape) -> I
                     z = _linear(inputs, z, tf.convert_to_tensor(layer.kernel)) if dense else z
                     seen.append(z)
                     tape.watch(z)
-                    return z if activation is None else activation(z)
+                    return _passed_on(z) if activation in (None, keras.activations.linear) else activation(z)
 
                 return watch
 
@@ -48,6 +48,7 @@ def recorded_calls(layers: list[keras.layers.Layer], tape: tf.GradientTape) -> I
             if not has_activation:
                 tape.watch(output)
                 seen.append(output)
+                output = _passed_on(output)
             readers.setdefault(id(layer), set()).update(reading(layer) - before)
             calls.append((layer, inputs, seen[0] if len(seen) == 1 else None))
             return output
@@ -61,6 +62,16 @@ def recorded_calls(layers: list[keras.layers.Layer], tape: tf.GradientTape) -> I
         for index, (layer, h, _) in enumerate(calls):
             if reading(layer) - readers.get(id(layer), set()):
                 calls[index] = (layer, h, None)
+
+
+@tf.custom_gradient
+def _passed_on(z):
+    """z, whose gradient is a tensor of its own.
+
+    Two layers that are added have the same one, and TensorFlow 2.21 never lets go of a tensor, nor of its graph, that
+    is the gradient of two sources of a tape.
+    """
+    return tf.identity(z), tf.identity
 
 
 def _linear(x, z, kernel):
