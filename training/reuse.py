@@ -20,6 +20,7 @@ from analysis.keras_internals import all_layers, structure
 MODELS = 8  # models at rest that are kept, of architectures that come again with the next look, or a nested axis
 BYTES = 2**28  # of variables in all models at rest; the last one stays whatever its size
 ROUNDS = 10  # configs after which the collector looks for what they left, where no model was let go
+COMPILED = 10  # times that models were let go, after which TensorFlow's cache of compiled graphs is emptied of theirs
 # Layers of other packages may keep something beside their variables.
 KNOWN = ("keras", "models")
 
@@ -29,7 +30,7 @@ class _Shelf:
 
     def __init__(self):
         self.rest, self.lent, self.open = [], [], False
-        self.found, self.rounds, self.litter = False, 0, 0
+        self.found, self.rounds, self.litter, self.gone = False, 0, 0, 0
 
     def take(self, key):
         """A model at rest with this key, or None."""
@@ -58,11 +59,18 @@ class _Shelf:
         """Let the collector look for models and graphs that refer to each other, if there may be any of weight.
 
         It takes as long as a tenth of a small config. Where no model was found at rest, the config made its own.
+        What TensorFlow compiled of a graph outlives it, 1 MiB for a small network. It cannot be let go of alone, and
+        each graph that is still in use takes some 70 ms to compile again, so it goes more seldom.
         """
         self.rounds += 1
-        if not self.found or self.litter >= BYTES or self.rounds >= ROUNDS:
+        gone = not self.found or self.litter >= BYTES
+        if gone or self.rounds >= ROUNDS:
+            self.gone += gone
             self.rounds = self.litter = 0
             gc.collect()
+        if self.gone >= COMPILED:
+            self.gone = 0
+            keras.backend.clear_session()
 
 
 _shelf = _Shelf()

@@ -242,6 +242,23 @@ def test_a_few_models_stay_and_the_others_go():
     assert [w() is not None for w in watchers] == [False] * reuse.MODELS + [True] * reuse.MODELS
 
 
+def test_what_tensorflow_compiled_goes_after_some_models_went(monkeypatch):
+    """A seed of the same network compiles nothing anew; other networks do, and so do models of a config's own."""
+    emptied = []
+    monkeypatch.setattr(keras.backend, "clear_session", lambda: emptied.append(1))
+    first = Config()
+    for seed in range(3 * reuse.COMPILED):
+        lent(replace(first, seed=seed))
+    assert not emptied
+    for width in range(7, 7 + reuse.COMPILED):
+        lent(replace(first, network=replace(first.network, width=width)))
+    assert len(emptied) == 1
+    for _ in range(reuse.COMPILED):
+        with reuse.lending():
+            pass
+    assert len(emptied) == 2
+
+
 def test_large_models_stay_alone(monkeypatch):
     monkeypatch.setattr(reuse, "BYTES", 1)
     first, second = lent(Config()), lent(Config(NetworkConfig(width=7, depth=1)))
