@@ -39,7 +39,8 @@ def recorded_calls(layers: list[keras.layers.Layer], tape: tf.GradientTape) -> I
                     z = _linear(inputs, z, tf.convert_to_tensor(layer.kernel)) if dense else z
                     seen.append(z)
                     tape.watch(z)
-                    return _passed_on(z) if activation in (None, keras.activations.linear) else activation(z)
+                    z = _passed_on(z)
+                    return z if activation is None else activation(z)
 
                 return watch
 

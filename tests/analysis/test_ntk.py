@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from tensorflow.python.framework.func_graph import FuncGraph
 
 from analysis import ntk
 from analysis.keras_internals import releasable_graphs
 from analysis.ntk import empirical_ntk, ntk_vector_product
 from tests.analysis.full_jacobian import error, full_jacobian_ntk
+from tests.graphs import live_graphs
 
 DATA = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
@@ -290,22 +290,27 @@ def test_leaves_the_model_as_it_was_and_does_not_keep_it():
     assert watcher() is None
 
 
-def test_no_graph_outlives_a_network_whose_layers_are_added():
+ACTIVATIONS = {
+    "none": lambda: None,
+    "linear": lambda: "linear",
+    "a layer": lambda: layers.Activation("linear"),
+    "a function": lambda: lambda z: z,
+    "relu": lambda: "relu",
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_no_graph_outlives_a_network_whose_layers_are_added(activation):
     """What both layers receive is one tensor: TensorFlow holds it for ever where a tape gives it out for both."""
-
-    def graphs():
-        for _ in range(2):  # what a weak dictionary holds goes after its key
-            gc.collect()
-        return [o for o in gc.get_objects() if isinstance(o, FuncGraph)]
-
-    before = len(graphs())
+    before = len(live_graphs())
     inputs = keras.Input([5])
-    model = keras.Model(inputs, layers.Dense(3)(layers.Add()([layers.Dense(4)(inputs), layers.Dense(4)(inputs)])))
+    added = layers.Add()([layers.Dense(4, activation=activation())(inputs) for _ in range(2)])
+    model = keras.Model(inputs, layers.Dense(3)(added))
     with releasable_graphs():
         empirical_ntk(model, RNG.standard_normal([6, 5]))
-    assert len(graphs()) > before
-    del model, inputs
-    assert len(graphs()) == before
+    assert len(live_graphs()) > before
+    del model, inputs, added
+    assert len(live_graphs()) == before
 
 
 def test_dropout_is_measured_in_inference_mode():

@@ -1,6 +1,5 @@
 """harness/runner.py: nothing is computed twice, lost or trusted unseen; bad input is one line."""
 import errno
-import gc
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from absl import flags
-from tensorflow.python.framework.func_graph import FuncGraph
 
 import run_local_minima
 import run_norm
@@ -23,6 +21,7 @@ from harness.experiment import ProtocolError
 from judging.results import Results
 from reporting.run_folder import Run
 from tests.fake_experiment import Config, Fake
+from tests.graphs import live_graphs
 from tests.reporting.test_run_folder import DAMAGES, damage
 from training import data as training_data
 from training import reuse
@@ -513,9 +512,8 @@ def test_workers_are_asked_for_by_the_last_config_and_a_short_first_one_says_not
 @pytest.mark.slow
 def test_no_graph_of_a_config_outlives_its_network(tmp_path):
     def graphs():
-        for _ in range(2):  # what a weak dictionary holds goes after its key
-            reuse.clear()
-        return sorted(o.name for o in gc.get_objects() if isinstance(o, FuncGraph))
+        reuse.clear()
+        return live_graphs()
 
     graphs()
     run(Fake(trained([])), tmp_path, {"width": [4, 5, 6], "depth": 1})
