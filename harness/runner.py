@@ -489,7 +489,7 @@ def begin_anew(experiment: Experiment, config: Any) -> None:
 
     Keras' functions for it make TensorFlow compile every graph once more, 70 ms each: a small config computes less.
     The experiments and networks of this house need neither, as their layers have names, and what they draw with
-    TensorFlow or Keras has seeds of its own (tests/experiments/test_reuse.py, and ruff.toml). Others may.
+    TensorFlow or Keras has seeds of its own (tests/conftest.py and ruff.toml refuse the rest). Others may.
     """
     random.seed(config.seed)
     np.random.seed(config.seed)

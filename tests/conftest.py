@@ -9,11 +9,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads woul
 
 import keras
 import pytest
+from keras.src.random import seed_generator
+from tensorflow.python.framework import random_seed
 
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True)
+def no_global_random_numbers(monkeypatch):
+    """The global generators of TensorFlow and Keras go on from config to config (harness/runner.py, begin_anew)."""
+
+    def refuse(*args):
+        raise AssertionError("drawn from a global generator; give a seed (CONTRIBUTING.md)")
+
+    monkeypatch.setattr(random_seed, "get_seed", refuse)
+    monkeypatch.setattr(seed_generator, "global_seed_generator", refuse)
 
 
 @pytest.fixture(autouse=True, scope="module")
