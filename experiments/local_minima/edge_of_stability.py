@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.evaluation import evaluate_splits
 from analysis.hessian import TrainingLoss, largest_eigenvalue
@@ -222,23 +223,24 @@ def figures(results: Results) -> dict[str, Figure]:
         return {}
     groups = results.groups()
     figure, axes = plots.new(len(groups), 2, width=5.2, height=3.6)
+    looks = dict(zip(sorted(set(results.table["learning_rate"])), plots.styles()))
+    handles = {}
     for (left, right), group in zip(axes, groups):
-        for (rate, rows), style in zip(sorted(group.split("learning_rate").items()), plots.styles()):
-            look = {"color": style["color"], "linewidth": 1.1}
-            first = rows.iloc[0]
-            left.axhline((2 + 2 * first["momentum"]) / rate, linestyle="--", **look)
-            for i, identity in enumerate(rows["config_id"]):
+        for rate, rows in sorted(group.split("learning_rate").items()):
+            look, marker = {"color": looks[rate]["color"], "linewidth": 1.1}, looks[rate]["marker"]
+            left.axhline((2 + 2 * rows.iloc[0]["momentum"]) / rate, linestyle="--", **look)
+            for identity in rows["config_id"]:
                 arrays = results.arrays[identity]
-                label = f"step size {rate:g}" if i == 0 else None
-                marks = {"marker": style["marker"], "markersize": 4, "markevery": (0.05, 0.2), "alpha": 0.8}
-                left.plot(arrays["curve/steps"], arrays["curve/sharpness"], label=label, **look, **marks)
+                marks = {"marker": marker, "markersize": 4, "markevery": (0.05, 0.2), "alpha": 0.8}
+                (line,) = left.plot(arrays["curve/steps"], arrays["curve/sharpness"], **look, **marks)
+                handles.setdefault(f"step size {rate:g}", line)
                 losses = arrays["curve/losses"]
-                right.plot(np.arange(len(losses)), losses, label=label, alpha=0.8, **look)
-        left.plot([], [], "--", color="0.3", label="threshold of stability")
+                right.plot(np.arange(len(losses)), losses, alpha=0.8, **look)
         left.set(xlabel="step", ylabel="sharpness (largest Hessian eigenvalue)", yscale="log")
         left.set_title(group.label, loc="left")
         right.set(xlabel="step", ylabel="training loss", yscale="log")
-        left.legend()
+    handles["threshold of stability"] = Line2D([], [], linestyle="--", color="0.3")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
     return {"sharpness_over_steps": figure}
 
 

@@ -378,8 +378,8 @@ def figures(results: Results) -> dict[str, Figure]:
                         handles.setdefault(FAMILIES.get(kernel, kernel), point)
             axis.set(xlabel=f"norm, kernel {NORMS[norm]}", ylabel="test error", xscale="log", title=group_name(group))
             axis.xaxis.set_minor_formatter("")  # two decades or less: its numbers would run into each other
-    figure.legend(handles.values(), handles, loc="outside right center",
-                  title="full: true labels\nwhite: random labels\ngrey: in between\npale: not exact")  # fmt: skip
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4,
+                  title="full: true labels; white: random labels; grey: in between; pale: not exact")  # fmt: skip
     return {"error_against_norm": figure}
 
 
