@@ -2,7 +2,7 @@
 
 Measuring what happens inside any model needs three things that Keras 3 has no public way to: the layers at every depth,
 a hook on a layer's call (PyTorch's forward hooks), and attributes on a model that Keras does not track. Letting go of
-graphs needs one of TensorFlow: its register of gradients.
+graphs needs two of TensorFlow: its register of gradients and its cache of compiled graphs.
 requirements.txt has an upper bound on Keras for this reason; tests/analysis/test_keras_internals.py pins each
 assumption and names the one that broke.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 _MISSING = object()
 # What compile, fit, evaluate and predict set on a model: no part of the function that the model is.
@@ -160,3 +161,12 @@ def releasable_graphs() -> Iterator[None]:
         yield
     finally:
         tf.RegisterGradient.__call__ = register
+
+
+def empty_compiled() -> None:
+    """Empty TensorFlow's cache of compiled graphs; one that is called again is compiled again.
+
+    Public is keras.backend.clear_session alone, which also takes back what a person has set around a run, such as the
+    dtype policy or a scope.
+    """
+    context.context().clear_kernel_cache()

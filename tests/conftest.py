@@ -12,21 +12,25 @@ import pytest
 from keras.src.random import seed_generator
 from tensorflow.python.framework import random_seed
 
+from harness.experiment import ProtocolError
+
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
     keras.backend.clear_session(free_memory=False)
 
 
-@pytest.fixture(autouse=True)
-def no_global_random_numbers(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def no_global_random_numbers():
     """The global generators of TensorFlow and Keras go on from config to config (harness/runner.py, begin_anew)."""
 
     def refuse(*args):
-        raise AssertionError("drawn from a global generator; give a seed (CONTRIBUTING.md)")
+        raise ProtocolError("drawn from a global generator; give a seed (CONTRIBUTING.md)")  # a run must not go on
 
-    monkeypatch.setattr(random_seed, "get_seed", refuse)
-    monkeypatch.setattr(seed_generator, "global_seed_generator", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_seed, "get_seed", refuse)
+        patch.setattr(seed_generator, "global_seed_generator", refuse)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from analysis.keras_internals import all_layers, structure
+from analysis.keras_internals import all_layers, empty_compiled, structure
 
 MODELS = 8  # models at rest that are kept, of architectures that come again with the next look, or a nested axis
 BYTES = 2**28  # of variables in all models at rest; the last one stays whatever its size
@@ -70,7 +70,7 @@ class _Shelf:
             gc.collect()
         if self.gone >= COMPILED:
             self.gone = 0
-            keras.backend.clear_session()
+            empty_compiled()
 
 
 _shelf = _Shelf()

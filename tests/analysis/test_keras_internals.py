@@ -14,6 +14,7 @@ from keras import layers
 from analysis.keras_internals import (
     all_layers,
     calls_of,
+    empty_compiled,
     has_sublayers,
     keep_on,
     patched_activation,
@@ -328,3 +329,13 @@ def test_compiling_and_training_leave_the_structure_and_edits_do_not():
     frozen = structure(model)
     model(keras.Input((4,)))
     assert structure(model) != frozen
+
+
+def test_emptying_what_was_compiled_leaves_functions_and_what_a_person_has_set():
+    double = tf.function(lambda x: 2 * x)
+    x = tf.constant([1.0, 2.0])
+    before = double(x).numpy()
+    with keras.saving.custom_object_scope({"double": double}):
+        empty_compiled()
+        assert keras.saving.get_registered_object("double") is double
+    assert np.array_equal(double(x), before) and double.experimental_get_tracing_count() == 1
