@@ -332,10 +332,16 @@ def test_compiling_and_training_leave_the_structure_and_edits_do_not():
 
 
 def test_emptying_what_was_compiled_leaves_functions_and_what_a_person_has_set():
+    def draw():  # by an operation that counts its calls as long as it stays compiled
+        return tf.raw_ops.RandomStandardNormal(shape=[3], dtype=tf.float32, seed=1, seed2=2).numpy()
+
     double = tf.function(lambda x: 2 * x)
     x = tf.constant([1.0, 2.0])
     before = double(x).numpy()
     with keras.saving.custom_object_scope({"double": double}):
         empty_compiled()
+        first, second = draw(), draw()
+        empty_compiled()
+        assert np.array_equal(draw(), first) and not np.array_equal(second, first)
         assert keras.saving.get_registered_object("double") is double
     assert np.array_equal(double(x), before) and double.experimental_get_tracing_count() == 1

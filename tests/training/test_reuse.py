@@ -245,6 +245,7 @@ def test_a_few_models_stay_and_the_others_go():
 def test_what_tensorflow_compiled_goes_after_some_models_went(monkeypatch):
     """A seed of the same network compiles nothing anew; other networks do, and so do models of a config's own."""
     emptied = []
+    monkeypatch.setattr(reuse, "_shelf", reuse._Shelf())  # earlier tests may have let models go
     monkeypatch.setattr(reuse, "empty_compiled", lambda: emptied.append(1))
     first = Config()
     for seed in range(3 * reuse.COMPILED):
