@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -78,6 +80,10 @@ class Workers:
             raise ValueError(f"gpus_per_config must be a share of one GPU, such as 0.25, or a number, got {self.gpus}")
         if self.address and self.address != "auto" and not re.fullmatch(r"[^:/\s]+:\d{1,5}", self.address):
             raise ValueError(f"ray_address must be auto or HOST:PORT, got {self.address!r}")
+        if not self.address and self.number in (1, CHOOSE):  # Ray may not be asked, and only Ray gives them
+            for name, given in (("cpus_per_config", self.cpus is not None), ("gpus_per_config", self.gpus)):
+                if given:
+                    raise ValueError(f"{name} needs workers on Ray: give --workers=2 or more, or --ray_address")
         if (self.address or self.number not in (1, CHOOSE)) and not installed():
             asked = f"ray_address {self.address}" if self.address else f"workers {self.number}"
             raise ValueError(f"{asked} needs Ray, which is not installed: {INSTALL}")
@@ -527,7 +533,7 @@ def _variables(threads):
 
 
 def _reach(address):
-    """Raise ValueError unless something listens at HOST:PORT: Ray itself would try for two minutes, and then exit."""
+    """Raise ValueError unless a Ray cluster answers at HOST:PORT: Ray itself would try for minutes, and then exit."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
         with contextlib.suppress(OSError):
@@ -539,3 +545,12 @@ def _reach(address):
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except (OSError, ValueError) as error:
         raise ValueError(f"ray_address {address}: no Ray cluster answers there ({error})") from error
+    # Something listens. Whether it is Ray, `ray status` says, as a process of its own, which can be stopped.
+    ask = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "status", f"--address={address}"]
+    try:
+        subprocess.run(ask, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"ray_address {address}: what listens there does not answer as a Ray cluster does") from error
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().rpartition("\n")[2][:200]
+        raise ValueError(f"ray_address {address}: `ray status` fails there ({last})") from error

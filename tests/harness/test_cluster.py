@@ -52,10 +52,13 @@ def run(fake, folder, given=None, quiet=True, **options):
         ({"cpus": 0.0}, "cpus_per_config must be a number above 0, got 0.0"),
         ({"gpus": -1}, "gpus_per_config must be a share of one GPU, such as 0.25, or a number, got -1"),
         ({"gpus": 1.5}, "gpus_per_config must be a share of one GPU, such as 0.25, or a number, got 1.5"),
+        ({"gpus": 99}, "gpus_per_config needs workers on Ray: give --workers=2 or more, or --ray_address"),
+        ({"number": CHOOSE, "cpus": 4},
+         "cpus_per_config needs workers on Ray: give --workers=2 or more, or --ray_address"),
         ({"address": "here"}, "ray_address must be auto or HOST:PORT, got 'here'"),
         ({"address": "ray://here:1"}, "ray_address must be auto or HOST:PORT, got 'ray://here:1'"),
     ],
-)
+)  # fmt: skip
 def test_what_no_machine_can_do_is_one_line_and_leaves_no_folder(tmp_path, given, message):
     fake = Fake()
     with pytest.raises(runner.InvalidInput) as error:
@@ -78,6 +81,16 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         port = free.getsockname()[1]
     with pytest.raises(ValueError, match=f"ray_address 127.0.0.1:{port}: no Ray cluster answers there"):
         cluster._reach(f"127.0.0.1:{port}")
+
+
+@pytest.mark.slow
+@needs_ray
+def test_an_address_where_something_else_listens_is_refused_in_time(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"ray_address {address}: what listens there does not answer as a Ray"):
+            cluster._reach(address)
 
 
 # -- what a cluster lacks: with a stand-in for Ray, whose tasks run here
