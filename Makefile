@@ -15,9 +15,10 @@ test: .venv/developer
 test-slow: .venv/developer
 	$(BIN)/python -m pytest -q -m "slow and not long" -n $(WORKERS) --dist loadfile
 
-# Workers on Ray, which the other tests do without. One after the other, as each takes all cores.
+# Workers on Ray, which the other tests do without. One after the other, as each takes all cores. RAY picks some of them.
+RAY ?= test
 test-ray: .venv/cluster
-	$(BIN)/python -m pytest -q -m "slow and not long" tests/harness/test_cluster.py
+	$(BIN)/python -m pytest -q -m "slow and not long" tests/harness/test_cluster.py -k "$(RAY)"
 
 test-long: .venv/developer
 	$(BIN)/python -m pytest -q -m long -n $(WORKERS) --dist loadfile
