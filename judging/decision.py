@@ -66,10 +66,10 @@ def above(estimate: Any, bound: float = 0.0, error: float = 0.0, *, single: bool
 
     error: standard deviation that the value of one seed has by itself, such as that of an accuracy on few images. A few
     values may lie closer together than that by luck, most of all skewed ones; so the test must pass with this spread
-    too, as a z-test.
-    single: the values are no differences or slopes, which lose most of a skew, and their own error is not known. With
-    lognormal values (skewness 1.75) a t-test at 2.5 % errs in up to 8 % of trials in the worse direction and hardly
-    ever in the other; at 1 %, as here by SKEW, in at most 4.4 % (3 to 24 seeds, 200 000 trials each).
+    too, as a z-test. It guards where seeds differ by little more than this.
+    single: the values are no differences or slopes, which lose most of a skew. With lognormal values (skewness 1.75) a
+    t-test at 2.5 % errs in up to 8 % of trials in the worse direction and hardly ever in the other; at 1 %, as here by
+    SKEW, in at most 4.4 % (3 to 24 seeds, 200 000 trials each).
     """
     return _t_test(estimate, bound, error, single, above=True)
 
@@ -79,9 +79,11 @@ def below(estimate: Any, bound: float = 0.0, error: float = 0.0, *, single: bool
     return _t_test(estimate, bound, error, single, above=False)
 
 
-def within(estimate: Any, low: float, high: float, error: float = 0.0) -> tuple[Test, Test]:
+def within(
+    estimate: Any, low: float, high: float, error: float = 0.0, *, single: bool = False
+) -> tuple[Test, Test]:
     """Does the mean over seeds lie between two bounds?  Two one-sided tests (Schuirmann 1987)."""
-    return above(estimate, low, error), below(estimate, high, error)
+    return above(estimate, low, error, single=single), below(estimate, high, error, single=single)
 
 
 def fact(holds: bool) -> Test:
@@ -96,11 +98,11 @@ def _t_test(estimate, bound, error, single, *, above):
     std = max(estimate.std, error)
     spread = std > ROUNDING * max(abs(estimate.mean), abs(bound))
     effect = distance / std if spread else math.inf if distance > 0 else 0.0
-    p_value = one_sided_p(estimate, bound, above=above)
+    cost = SKEW if single else 1.0
+    p_value = min(1.0, cost * one_sided_p(estimate, bound, above=above))
     if error > 0:
         p_value = max(p_value, float(special.ndtr(-distance / (error / math.sqrt(estimate.n)))))
-    cost = SKEW if single else 1.0
-    return Test(min(1.0, cost * p_value), estimate.n, effect, cost)
+    return Test(p_value, estimate.n, effect, cost)
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ def describe_family(look: Look, findings: Sequence[Finding]) -> str:
         any_of = "one statement" if len(refuting) == 1 else f"any of {len(refuting)} statements (Holm)"
         parts.append(f"refuted by {any_of}")
     text = (
-        f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %: {', '.join(parts)}, each "
+        f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %, for independent seeds and noise "
+        f"that is not too skewed: {', '.join(parts)}, each "
         f"direction at {level:.3g} %"
     )
     if any(test.cost > 1 for statement in _statements(findings) for test in statement.tests):

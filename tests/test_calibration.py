@@ -1,6 +1,8 @@
 """benchmarks/calibration.py in small: no rule says what is not so in more than 7 % of tables (nominal 2.5 %)."""
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from benchmarks.calibration import (
     CELL,
@@ -8,6 +10,7 @@ from benchmarks.calibration import (
     EFFECTS,
     GROUPS,
     KEPT,
+    SKEWED,
     WRONG,
     by_edge,
     by_experiment,
@@ -21,8 +24,9 @@ from benchmarks.calibration import (
     upper_bound,
     write,
 )
-from benchmarks.scenarios import DISTRIBUTIONS
+from benchmarks.scenarios import DISTRIBUTIONS, Draw, base_table
 from judging.looks import plan_sizes
+from tests.marks import long_but
 
 REPLICATIONS = 100  # of a rule that errs in 2.5 %, more than 7 % of them do so in 4 of 1000 samples
 FOUND = scenarios()
@@ -71,10 +75,30 @@ def test_the_pages_have_the_tables_of_the_kept_shares(tmp_path):
     )
 
 
-def test_a_share_far_above_the_promise_is_found():
-    row = {"what": "wrong", "share": 0.08, "replications": 2000}
-    rows = [row, {**row, "share": 0.05}, {**row, "replications": 100}, {**row, "what": "power"}]
-    assert list(too_often(pd.DataFrame(rows)).index) == [0]
+def test_a_share_far_above_the_promise_is_found_and_so_is_a_sum_over_both_outcomes():
+    row = {**dict.fromkeys(CELL, ""), "what": "wrong", "share": 0.08, "replications": 2000}
+    other = {"truth": "high", "share": 0.05}
+    rows = [row, {**row, **other}, {**row, "noise": "ties", "replications": 100}, {**row, "what": "power"}]
+    found = too_often(pd.DataFrame(rows))
+    assert len(found) == 1 and found["truth"].item() == ""
+    both = [{**row, **other, "outcome": outcome, "share": 0.04} for outcome in ("supported", "refuted")]
+    assert too_often(pd.DataFrame(both[:1])).empty
+    assert too_often(pd.DataFrame(both))["share"].item() == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("key", FOUND, ids=NAMES)
+def test_one_group_of_a_scenario_is_one_group_of_the_results(key):
+    """Two on an edge at once are wrongly supported in the square of the share that is asked for."""
+    experiment, scenario = FOUND[key]
+    table = base_table(experiment, scenario, 2, 3)
+    assert [set(group.rows["group"]) for group in experiment.results(table).groups()] == [{0}, {1}]
+
+
+def test_mirrored_noise_has_the_other_skew():
+    skews = [
+        scipy.stats.skew(Draw(kind, np.random.default_rng(0), 10_000)()) for kind in ("lognormal", "mirrored", "normal")
+    ]
+    assert skews[0] == pytest.approx(-skews[1]) and skews[0] > 1.5 and abs(skews[2]) < 0.1
 
 
 def test_a_run_goes_on_with_the_cells_that_it_lacks():
@@ -93,8 +117,8 @@ def test_more_tables_where_few_leave_it_open():
     everything = jobs_left({}, 200, **wanted)  # of which a number of seeds is no share
     assert "seeds for 80 %" in {row["what"] for row, _ in everything}
     jobs = jobs_left({}, 200, unclear_only=True, **wanted)
-    # What is not there yet is unclear, of what is never so: two edges, over looks, too.
-    assert len(jobs) == 2 * (len(DISTRIBUTIONS) + 1) and {row["what"] for row, _ in jobs} == {*WRONG}
+    # What is not there yet is unclear, of what is never so: two edges, over looks, too, with three kinds of noise.
+    assert len(jobs) == 2 * (len(DISTRIBUTIONS) + 3) and {row["what"] for row, _ in jobs} == {*WRONG}
     shares = [0.025, *[0.02] * (len(jobs) - 1)]
     rows = {cell_name(row): {**row, "replications": 200, "share": 5.0} for row, _ in everything}
     rows |= {cell_name(row): {**row, "replications": 200, "share": share} for (row, _), share in zip(jobs, shares)}
@@ -103,11 +127,11 @@ def test_more_tables_where_few_leave_it_open():
 
 
 @pytest.mark.slow
-@pytest.mark.long
-@pytest.mark.parametrize("key", FOUND, ids=NAMES)
-def test_what_is_not_so_is_seldom_said(key):
+@pytest.mark.parametrize("noise", SKEWED)
+@pytest.mark.parametrize("key", long_but(FIRST, list(FOUND)), ids=NAMES)
+def test_what_is_not_so_is_seldom_said(key, noise):
     """With skewed noise, which is the hardest; with normal noise it is looked at below."""
-    assert share(key, 1, "lognormal", 0.0, default_seeds(FOUND[key][0]), REPLICATIONS) <= 0.07
+    assert share(key, 1, noise, 0.0, default_seeds(FOUND[key][0]), REPLICATIONS) <= 0.07
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_every_experiment_has_its_rule_its_history_its_results_and_its_cost(subj
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_seeds_and_looks_of_default_runs_are_those_of_the_kept_ones(subject):
+def test_verdicts_seeds_and_looks_of_default_runs_are_those_of_the_kept_ones(subject):
     numbers = ("", "one", "two", "three")
     cost = rows(section((ROOT / "docs" / "presets.md").read_text(), "## What the default runs cost"))
     for name in experiments(subject):
@@ -72,7 +72,10 @@ def test_seeds_and_looks_of_default_runs_are_those_of_the_kept_ones(subject):
         looks = numbers[taken]
         if taken < planned:
             looks = f"{'first' if taken == 1 else looks} of {numbers[planned]}"
-        assert cost[name].endswith(f"| {max(judged)}, {looks} |"), cost[name]
+        assert f"| {max(judged)}, {looks} |" in cost[name]
+        outcome = json.loads(kept.with_name("verdict.json").read_text())["verdict"]["outcome"]
+        assert cost[name].split(" | ")[3] == outcome
+        assert cost[name].endswith("|  |") != (outcome == "undecided"), f"why is it undecided? {cost[name]}"
 
 
 def test_every_link_leads_to_a_file_and_a_heading():

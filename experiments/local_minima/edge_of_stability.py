@@ -190,10 +190,11 @@ def find_group(group: Group, factor: float, confidence: float) -> Finding:
         # A run's mean is known no better than its own measurements hover; earlier versions did not keep their spread.
         error = float(rows["late/spread"].fillna(0).mean()) if "late/spread" in rows else 0.0
         settled = bool((rows["reached_step"].notna() | (rows["train/loss"] < TRAINED * rows["start/loss"])).all())
-        supports += within(ratio, -margin, margin, error)
+        high, low = above(ratio, margin, error, single=True), below(ratio, -margin, error, single=True)
+        supports += within(ratio, -margin, margin, error, single=True)
         refutes += [
-            Statement(f"above the threshold at step size {rate:g}", (above(ratio, margin, error),)),
-            Statement(f"below the threshold at step size {rate:g}", (below(ratio, -margin, error), fact(settled))),
+            Statement(f"above the threshold at step size {rate:g}", (high,)),
+            Statement(f"below the threshold at step size {rate:g}", (low, fact(settled))),
         ]
         parts.append(
             f"{format_factor(ratio)} times the threshold at step size {rate:g} over {ratio.n} seeds (within 10 % at "

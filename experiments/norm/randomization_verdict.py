@@ -81,10 +81,10 @@ def statements(
     """
 
     def at_chance(rows):
-        return within(interval(rows), chance - margin, chance + margin, sampling_error(rows, chance))
+        return within(interval(rows), chance - margin, chance + margin, sampling_error(rows, chance), single=True)
 
     def generalizes(rows):
-        return above(interval(rows), chance + margin, sampling_error(rows, chance + margin))
+        return above(interval(rows), chance + margin, sampling_error(rows, chance + margin), single=True)
 
     if true is None:
         return (), ()

@@ -385,8 +385,9 @@ def judge_diagram(group: Group, margin: float, confidence: float) -> Finding:
         }
         parts = [f"{format_interval(gain, 2, sign=True)} by {BASELINES[name]}" for name, gain in saved.items()]
         texts.append(f"{text}, predicted with an error of {format_interval(error, 2)}, and more {', '.join(parts)}")
-        tests += [above(found, MIN_CORRELATION), *map(above, saved.values())]
-        refutes.append(Statement(f"the spectrum does not tell {what}", (below(found, MIN_CORRELATION),)))
+        tests += [above(found, MIN_CORRELATION, single=True), *map(above, saved.values())]
+        untold = below(found, MIN_CORRELATION, single=True)
+        refutes.append(Statement(f"the spectrum does not tell {what}", (untold,)))
         refutes += [
             Statement(f"it tells no more of {what} than {BASELINES[name]}", (below(gain, margin),))
             for name, gain in saved.items()
