@@ -3,6 +3,7 @@
     python evidence.py                                      check everything: no training, no data
     python evidence.py --add=results/ntk/drift              keep a run: evidence/ntk/drift/default
     python evidence.py --add=results/ntk/drift --name=wide  keep another one beside it: evidence/ntk/drift/wide
+    python evidence.py --add=results/ntk/drift --figures=ntk_against_width.png    and a figure that a page shows
     python evidence.py --write                              write the pages anew from docs/templates and evidence
     python evidence.py --accept                             keep today's verdicts in place of earlier ones: after a
                                                             rule was changed, with the change told in docs/verdicts.md
@@ -27,7 +28,7 @@ def main(_):
     place = root / kept_runs.PLACE
     try:
         if FLAGS.add:
-            run = kept_runs.add(FLAGS.add, place, FLAGS.name)
+            run = kept_runs.add(FLAGS.add, place, FLAGS.name, FLAGS.figures)
             print(f"{place / run.name}: {run.verdict.outcome}, {len(run.results)} configs")
             return
         if FLAGS.accept:
@@ -53,6 +54,7 @@ if __name__ == "__main__":
     where = {"module_name": command_line.RUN}
     flags.DEFINE_string("add", None, "run folder to keep", **where)
     flags.DEFINE_string("name", "default", "what the run that is kept is called (default: default)", **where)
+    flags.DEFINE_list("figures", [], "figures of that run to keep, those that pages show (default: none)", **where)
     flags.DEFINE_bool("write", False, "write the pages anew (default: false)", **where)
     flags.DEFINE_bool("accept", False, "keep the verdicts by today's rules (default: false)", **where)
     flags.DEFINE_string("root", str(Path(__file__).parent), "the project's folder (default: this script's)", **where)

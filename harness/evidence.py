@@ -4,6 +4,7 @@
                                           results.csv    the rows that were judged, every number in full
                                           looks.json     the trial's looks: each has its share of the error
                                           verdict.json   the verdict, versions, cost; see reporting/verdict_file.py
+                                          figures/*.png  those of its figures that a page shows, if any
 
 A kept run is sound if its files are those that were kept, its flags are understood today and name its rows, its
 columns are known, and its rows are judged today as they were when it was kept, word for word.
@@ -29,6 +30,8 @@ from judging.wording import field_text, is_missing
 from reporting import files, pages, verdict_file
 
 PLACE = "evidence"
+FIGURES = "figures"
+IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 FILES = ("flags.cfg", "results.csv", trial.FILE, verdict_file.NAME)
 NAME = re.compile(r"[\w.-]+")
 PRIVATE = ("out_dir", "data_dir")  # flags that say where things lay on somebody's machine
@@ -82,7 +85,20 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
                 problems += pages.stale(page, made(root, page, template, runs), page.relative_to(root).as_posix())
             except pages.PageError as error:
                 problems.append(str(error))
-    return problems, runs
+    return problems + check_figures(root, templates), runs
+
+
+def check_figures(root: Path, templates: dict[Path, Path]) -> list[str]:
+    """[one line for each figure of a page that lies beside no kept run, and for each kept one that no page shows]."""
+    problems, shown = [], set()
+    for page, template in templates.items():
+        for target in IMAGE.findall(template.read_text()):
+            figure = Path(os.path.normpath(page.parent / target))
+            shown.add(figure)
+            if figure.parent.name != FIGURES or (root / PLACE) not in figure.parents or not figure.exists():
+                problems.append(f"{page.relative_to(root).as_posix()}: the figure {target} lies beside no kept run")
+    kept = sorted((root / PLACE).rglob(f"{FIGURES}/*"))
+    return problems + [f"{path.relative_to(root).as_posix()}: no page shows it" for path in kept if path not in shown]
 
 
 def made(root: Path, page: Path, template: Path, runs: dict[str, KeptRun]) -> list[pages.Line]:
@@ -223,11 +239,12 @@ def _around(value, other):
 # -- keeping
 
 
-def add(run_folder: str | Path, place: str | Path, name: str = "default") -> KeptRun:
+def add(run_folder: str | Path, place: str | Path, name: str = "default", figures: Iterable[str] = ()) -> KeptRun:
     """Copy what is needed of a run folder to `place`/<script>/<experiment>/<name>; returns the KeptRun.
 
     Of results.csv the rows that were judged, of flags.cfg all but folders of this machine, of looks.json the trial's
-    own looks. Raises ValueError, and leaves nothing behind, where the run would not be sound evidence.
+    own looks, and figures by name (`loss.png`). Where the same run was kept already, its figures alone are added.
+    Raises ValueError, and leaves nothing behind, where the run would not be sound evidence.
     """
     run_folder = Path(run_folder)
     if not run_folder.is_dir():
@@ -241,8 +258,15 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default") -> Kep
             f"{run_folder} has no {verdict_file.NAME}: give the run's command again (it computes nothing twice)"
         ) from error
     target = Path(place) / entries["script"].removeprefix("run_") / entries["experiment"] / name
+    figures = [run_folder / FIGURES / figure for figure in figures]
+    for figure in figures:
+        if not figure.is_file():
+            raise ValueError(f"there is no figure {figure}")
     if target.exists():
-        raise ValueError(f"{target} exists: take another --name, or remove it first")
+        if not figures or _measured(target, entries) != _measured(run_folder, entries):
+            raise ValueError(f"{target} exists: take another --name, or remove it first")
+        _copy_figures(figures, target)
+        return load(target, target.relative_to(place).as_posix())
     try:
         target.mkdir(parents=True)
         _copy(run_folder, target, entries)
@@ -251,6 +275,7 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default") -> Kep
         if changed:
             raise ValueError(f"{run_folder}: {changed[0]}; give its command again, which judges it by today's rules")
         _keep_own_looks(target, run)
+        _copy_figures(figures, target)
     except BaseException:
         shutil.rmtree(target)
         raise
@@ -267,6 +292,18 @@ def _copy(run_folder, target, entries):
     _write(target / "results.csv", "".join(rows[: 1 + entries["configs"]]))  # no cell has a line's end
     files.write_json(target / trial.FILE, files.read_json(run_folder / trial.FILE))
     verdict_file.write_content(target, entries)
+
+
+def _measured(folder, entries):
+    """The rows that were judged, without how long they took."""
+    table = pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False, nrows=entries["configs"])
+    return table.drop(columns="seconds").to_dict("records")
+
+
+def _copy_figures(figures, target):
+    for figure in figures:
+        (target / FIGURES).mkdir(exist_ok=True)
+        shutil.copyfile(figure, target / FIGURES / figure.name)
 
 
 def _write(path, text):

@@ -328,7 +328,10 @@ def plot_regularizers(groups: list[Group]) -> Figure:
                     plots.interval_line(axis, places, values, label=name, **{**style, "linestyle": "none"})
             handles.update({h.get_label(): h for h in axis.containers})
             axis.axhline(group.rows["chance"].max(), linestyle=":", color="0.4", linewidth=1)
-            axis.set_xticks(range(len(settings)), [name.replace(" ", "\n", 1) for name in settings])
+            if len(settings) > 4:  # doses, say: labels side by side would overlap
+                axis.set_xticks(range(len(settings)), settings, rotation=45, ha="right", rotation_mode="anchor")
+            else:
+                axis.set_xticks(range(len(settings)), [name.replace(" ", "\n", 1) for name in settings])
             axis.set(xlim=(-0.5, len(settings) - 0.5), ylim=(0, 1.05), ylabel=f"{label} accuracy", title=group.label)
     figure.legend(handles.values(), handles, loc="outside right center", title="dotted: chance")
     return figure

@@ -126,6 +126,33 @@ def test_only_small_text_is_kept_and_no_place_of_a_machine(project):
     assert not re.search("out_dir|data_dir", (folder / "flags.cfg").read_text())
 
 
+def test_figures_of_pages_lie_beside_their_run_and_no_others_do(project):
+    template, folder = project / "docs/templates/docs/gains.md", project / "results/fake/gain"
+    figure = sorted((folder / "figures").iterdir())[0].name
+
+    def problems():
+        _, runs = evidence.check(project)
+        evidence.write_pages(project, runs)
+        return evidence.check(project)[0]
+
+    with pytest.raises(ValueError, match=r"there is no figure .*none\.png"):
+        evidence.add(folder, project / "evidence", figures=["none.png"])
+    assert evidence.add(folder, project / "evidence", figures=[figure]).name == NAME
+    kept = f"evidence/{NAME}/figures/{figure}"
+    assert problems() == [f"{kept}: no page shows it"]
+    template.write_text(f"{TEMPLATE}\n![A gain](../{kept})\n")
+    assert problems() == []
+    for odd in ("gain.png", f"../{kept}.png", f"../results/fake/gain/figures/{figure}"):
+        template.write_text(f"{TEMPLATE}\n![A gain](../{kept}) ![Another](odd)\n".replace("odd", odd))
+        assert problems() == [f"docs/gains.md: the figure {odd} lies beside no kept run"]
+    rows = pd.read_csv(folder / "results.csv", dtype=str)
+    rows.loc[0, [name for name in rows if name != "seconds"][-1]] = "0.5"
+    rows.to_csv(folder / "results.csv", index=False)
+    reseal(folder)
+    with pytest.raises(ValueError, match="exists: take another --name"):
+        evidence.add(folder, project / "evidence", figures=[figure])
+
+
 def test_only_what_was_judged_is_kept(project):
     """Rows and looks that other commands left in the run folder are none of this run's."""
     fake = Gain()
