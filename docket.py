@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from reporting import docket, docket_html, files
+from reporting import docket, docket_html, files, plain_flags
 
 FLAGS = flags.FLAGS
 
@@ -29,14 +29,7 @@ def main(arguments):
     print(f"{out}: {docket_html.describe(runs)}")
 
 
-def parse(argv):
-    try:
-        return FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
     flags.DEFINE_string("out", "docket.html", "the page to write (default: docket.html)")
     flags.DEFINE_bool("compare", False, "two runs of the same claim side by side, those first that disagree")
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=plain_flags.parse)

@@ -18,7 +18,7 @@ from absl import app, flags
 import experiments  # noqa: F401 - imports TensorFlow quietly
 from harness import command_line
 from harness import evidence as kept_runs
-from reporting.pages import PageError
+from reporting import pages, plain_flags
 
 FLAGS = flags.FLAGS
 
@@ -27,6 +27,7 @@ def main(_):
     root = Path(FLAGS.root)
     place = root / kept_runs.PLACE
     try:
+        check()
         if FLAGS.add:
             run = kept_runs.add(FLAGS.add, place, FLAGS.name, FLAGS.figures)
             print(f"{place / run.name}: {run.verdict.outcome}, {len(run.results)} configs")
@@ -41,7 +42,7 @@ def main(_):
             for page in kept_runs.write_pages(root, runs):
                 print(f"{page.relative_to(root)} was written anew")
             problems, runs = kept_runs.check(root)
-    except (ValueError, PageError) as error:
+    except ValueError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     for problem in problems:
         print(problem)
@@ -50,12 +51,34 @@ def main(_):
     print(f"{len(runs)} kept runs are judged as before, and every page follows from its template and them.")
 
 
-if __name__ == "__main__":
-    where = {"module_name": command_line.RUN}
+def define(flag_values=FLAGS):
+    """Define the script's flags."""
+    where = {"module_name": command_line.RUN, "flag_values": flag_values}
     flags.DEFINE_string("add", None, "run folder to keep", **where)
     flags.DEFINE_string("name", "default", "what the run that is kept is called (default: default)", **where)
     flags.DEFINE_list("figures", [], "figures of that run to keep, those that pages show (default: none)", **where)
     flags.DEFINE_bool("write", False, "write the pages anew (default: false)", **where)
     flags.DEFINE_bool("accept", False, "keep the verdicts by today's rules (default: false)", **where)
     flags.DEFINE_string("root", str(Path(__file__).parent), "the project's folder (default: this script's)", **where)
-    app.run(main)
+
+
+def check(flag_values=FLAGS):
+    """Raise ValueError where flags ask for what cannot be done: a typing error must not end in a green line."""
+    root = Path(flag_values.root)
+    for folder in (kept_runs.PLACE, pages.TEMPLATES):
+        if not (root / folder).is_dir():
+            raise ValueError(
+                f"{root} has no folder {folder}: --root is a project with {kept_runs.PLACE} and {pages.TEMPLATES}"
+            )
+    asked = [f"--{name}" for name in ("add", "write", "accept") if flag_values[name].value not in (None, False)]
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} are asked for at once: give them one after the other")
+    if flag_values.add == "":
+        raise ValueError("--add names no run folder: write --add=results/ntk/drift")
+    if flag_values["name"].present and flag_values.add is None:
+        raise ValueError(f"--name={flag_values.name} is what a run to keep is called: it needs --add=<run folder>")
+
+
+if __name__ == "__main__":
+    define()
+    app.run(main, flags_parser=plain_flags.parse_without_arguments)

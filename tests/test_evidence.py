@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
+import evidence as evidence_script
 from harness import evidence
-from reporting import pages
+from reporting import pages, plain_flags
 
 ROOT = Path(evidence.__file__).parents[1]
 
@@ -41,8 +43,51 @@ def test_the_script_says_what_it_found(tmp_path):
     template = tmp_path / "docs" / "templates" / "page.md"
     template.parent.mkdir(parents=True)
     template.write_text("nothing")
+    (tmp_path / evidence.PLACE).mkdir()
     said = script(f"--root={tmp_path}")
     assert said.returncode == 1 and said.stdout == "page.md: is missing\n" and len(said.stderr.splitlines()) == 1
     assert script(f"--root={tmp_path}", "--write").returncode == 0 and (tmp_path / "page.md").exists()
     said = script(f"--root={tmp_path}", f"--add={tmp_path / 'none'}")
     assert said.stderr == f"error: there is no run folder {tmp_path / 'none'}\n" and said.returncode == 1
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["results/ntk/drift"], "'results/ntk/drift' belongs to no flag"),
+    (["--name=wide"], "--name=wide is what a run to keep is called: it needs --add"),
+    (["--add="], "--add names no run folder"),
+    (["--ad=results/ntk/drift"], "Unknown command line flag 'ad'"),
+    (["--write=perhaps"], "flag --write=perhaps: "),
+    (["--write", "--accept"], "--write and --accept are asked for at once"),
+])  # fmt: skip
+def test_flags_that_ask_for_nothing_that_can_be_done_are_refused(arguments, said):
+    assert refusal(arguments).startswith(said)
+
+
+@pytest.mark.parametrize("there, missing", [
+    (evidence.PLACE, "docs/templates"), (pages.TEMPLATES, "evidence"), (None, "evidence"),
+])  # fmt: skip
+def test_a_folder_that_is_no_project_is_not_found_in_order(tmp_path, there, missing):
+    root = tmp_path / "project"
+    if there:
+        (root / there).mkdir(parents=True)
+    assert refusal([f"--root={root}"]).startswith(f"{root} has no folder {missing}: ")
+
+
+def refusal(arguments):
+    """What evidence.py says behind `error: `, in one line, before it reads any run."""
+    values = flags.FlagValues()
+    evidence_script.define(values)
+    with pytest.raises((SystemExit, ValueError)) as refused:
+        plain_flags.parse_without_arguments(["evidence.py", *arguments], values)
+        evidence_script.check(values)
+    said = str(refused.value).removeprefix("error: ")
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.slow
+def test_a_refusal_is_one_line_and_exit_code_1(tmp_path):
+    for arguments in ([f"--root={tmp_path}"], ["--ad=results"]):
+        said = script(*arguments)
+        assert said.returncode == 1 and said.stdout == ""
+        assert said.stderr.startswith("error: ") and len(said.stderr.splitlines()) == 1
