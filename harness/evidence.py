@@ -11,6 +11,7 @@ columns are known, and its rows are judged today as they were when it was kept, 
 """
 import dataclasses
 import importlib
+import math
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ import pandas as pd
 from harness import command_line, runner, trial
 from harness import grid as grids
 from harness.experiment import Experiment, ProtocolError
+from judging.chance import limit_of
 from judging.results import Results
 from judging.verdict import Verdict
 from judging.wording import field_text, is_missing
@@ -35,6 +37,7 @@ IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 FILES = ("flags.cfg", "results.csv", trial.FILE, verdict_file.NAME)
 NAME = re.compile(r"[\w.-]+")
 PRIVATE = ("out_dir", "data_dir")  # flags that say where things lay on somebody's machine
+ALL = math.inf  # images of a whole data set, which are so many that only the margin limits what counts as guessed
 WORDS = 12  # of a text that differs, so many are shown
 
 
@@ -44,6 +47,7 @@ class KeptRun:
 
     name: `ntk/drift/default`.  entries: of verdict.json.  kept: the verdict in it.  verdict: by today's rules.
     experiment: harness.experiment.Experiment.  results: judging.results.Results.  trial: its key in looks.json.
+    chances: (chance, limit) of each row's training set by today's rules, see judging/chance.py.
     """
 
     name: str
@@ -53,6 +57,7 @@ class KeptRun:
     experiment: Experiment
     results: Results
     trial: str
+    chances: list
 
 
 def folders(place: str | Path) -> dict[str, Path]:
@@ -77,7 +82,7 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
         except ValueError as error:
             problems.append(f"{where}: {error}".replace(f"{folder}{os.sep}", ""))
         else:
-            problems += [f"{where}: {line}" for line in differences(runs[name].kept, runs[name].verdict)]
+            problems += [f"{where}: {line}" for line in changes(runs[name])]
     lost = folders(root / PLACE).keys() - runs.keys()
     for page, template in templates.items():
         if not quotes[page] & lost:  # what is wrong there has been said
@@ -149,10 +154,12 @@ def _judge_again(folder, name, entries, take):
     looks = trial.Looks(folder, axes, plan, margins)
     look = (looks.take if take else looks.taken)(plan.index(entries["seeds"]))
     results = experiment.results(table, look=look, margins=margins)
-    chances = dict(zip(table["config_id"], map(tuple, entries["chances"]), strict=True))
-    verdict = runner.judge_results(experiment, results, chances, entries["failed"], entries["taken"])
+    shares = [share for share, _ in entries["chances"]]
+    chances = [(share, limit_of(share, size or ALL)) for share, size in zip(shares, table["train_size"], strict=True)]
+    by_id = dict(zip(table["config_id"], chances, strict=True))
+    verdict = runner.judge_results(experiment, results, by_id, entries["failed"], entries["taken"])
     kept = verdict_file.as_verdict(entries["verdict"])
-    return KeptRun(name, entries, kept, verdict, experiment, results, looks.key)
+    return KeptRun(name, entries, kept, verdict, experiment, results, looks.key, chances)
 
 
 def _script(name):
@@ -217,6 +224,15 @@ def _says(text, value):
 # -- what is not as it was
 
 
+def changes(run: KeptRun) -> list[str]:
+    """[one line for each part of a run's verdict, and of what limits it, that is not what it was when it was kept]."""
+    lines = differences(run.kept, run.verdict)
+    for (_, before), (_, now) in zip(run.entries["chances"], run.chances, strict=True):
+        if before != now:  # the first says it for all
+            return [*lines, f"by today's rules a training accuracy up to {now:.3g} is at chance, kept is {before:.3g}"]
+    return lines
+
+
 def differences(kept: Verdict, today: Verdict) -> list[str]:
     """[one line for each part of a Verdict that is not, word for word, what it was when it was kept]."""
     lines = []
@@ -271,7 +287,7 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
         target.mkdir(parents=True)
         _copy(run_folder, target, entries)
         run = load(target, target.relative_to(place).as_posix())
-        changed = differences(run.kept, run.verdict)
+        changed = changes(run)
         if changed:
             raise ValueError(f"{run_folder}: {changed[0]}; give its command again, which judges it by today's rules")
         _keep_own_looks(target, run)
@@ -323,8 +339,12 @@ def accept(folder: str | Path, name: str) -> list[str]:
     Another margin than before makes this a further look at the trial, as it does in a run folder.
     """
     run = load(folder, name, take=True)
-    changed = differences(run.kept, run.verdict)
+    changed = changes(run)
     if changed:
-        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        verdict_file.write_content(folder, {**run.entries, "verdict": dataclasses.asdict(run.verdict), "date": date})
+        today = {
+            "verdict": dataclasses.asdict(run.verdict),
+            "chances": run.chances,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        verdict_file.write_content(folder, {**run.entries, **today})
     return changed

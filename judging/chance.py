@@ -16,7 +16,12 @@ def chance_of(labels: np.ndarray) -> tuple:
     limit: a training accuracy up to here does not exceed chance by a clear margin.
     """
     share = float(labels.mean(axis=0).max())
-    return share, share + max(MARGIN, ERRORS * math.sqrt(share * (1 - share) / len(labels)))
+    return share, limit_of(share, len(labels))
+
+
+def limit_of(share: float, images: float) -> float:
+    """The training accuracy up to which a network is at chance; share: of the largest class among so many images."""
+    return share + max(MARGIN, ERRORS * math.sqrt(share * (1 - share) / images))
 
 
 def warn_at_chance(table: pd.DataFrame, chances: dict) -> str:

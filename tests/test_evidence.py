@@ -7,7 +7,10 @@ import pytest
 from absl import flags
 
 import evidence as evidence_script
+from experiments.norm import minimum_norm, randomization_verdict
+from experiments.ntk import spectrum
 from harness import evidence
+from judging import chance
 from reporting import pages, plain_flags
 
 ROOT = Path(evidence.__file__).parents[1]
@@ -25,6 +28,18 @@ def test_evidence_is_small_text_and_the_figures_of_pages():
     figures = [path for path in kept if path.suffix == ".png" and path.parent.name == evidence.FIGURES]
     assert len(kept) > len(figures) > 0 and all(path.name in evidence.FILES for path in kept if path not in figures)
     assert sum(path.stat().st_size for path in kept) < 10e6
+
+
+@pytest.mark.parametrize("name, module, threshold, value", [
+    ("norm/randomization/alexnet", randomization_verdict, "FITTED", 0.98),
+    ("norm/minimum_norm/default", minimum_norm, "EXACT", 1e-5),
+    ("ntk/spectrum/cifar10", spectrum, "TRAINED", 0.85),
+    ("ntk/spectrum/cifar10", chance, "ERRORS", 2),
+    ("norm/minimum_norm/default", chance, "MARGIN", 0.06),
+])  # fmt: skip
+def test_a_threshold_that_acts_while_measuring_is_seen(monkeypatch, name, module, threshold, value):
+    monkeypatch.setattr(module, threshold, value)
+    assert evidence.changes(evidence.load(ROOT / evidence.PLACE / name, name))
 
 
 def script(*arguments):

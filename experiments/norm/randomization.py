@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.evaluation import evaluate_splits, predict
 from analysis.margins import normalized_margins
-from experiments.norm.randomization_verdict import figures, judge
+from experiments.norm.randomization_verdict import FITTED, figures, judge
 from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.verdict import Claim
 from models import NetworkConfig
@@ -52,7 +52,6 @@ TABLE = (
     "train/accuracy", "test/accuracy", "gap/accuracy", "fitted_epoch", "margin/median", "train/loss", "test/loss",
     "parameters",
 )  # fmt: skip
-FITTED = 0.99  # share of the training images
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from reporting import figures as plots
 PIXELS = {"shuffled": "shuffled pixels", "random": "random pixels", "gaussian": "Gaussian pixels"}
 STRENGTHS = {"weight_decay": "coefficient", "dropout": "dropout"}  # the field that says how strong a regularizer is
 NOISE = ("random labels", *PIXELS.values())  # nothing that was learned from it holds on the test set
+FITTED = 0.99  # share of the training images that a fitted network is right on; it acts while measuring
 Conditions = dict[str, pd.DataFrame]  # {condition: rows}
 
 
@@ -212,10 +213,10 @@ def judge(results: Results) -> Verdict:
     margin = results.margins["margin"]
     test = (
         f"One-sided t-tests over seeds of test accuracy, whose spread counts as no smaller than the sampling error of "
-        f"its test images; at chance is within {margin:g} of it. Refuted where a network "
-        "without explicit regularizers is right on 99 % of its randomly labelled training images in every run and at "
-        "chance on the test set, and with true labels, by the same recipe, above chance by more than that. Supported "
-        "where every network on true labels is at chance without explicit regularizers, and above it with one of them."
+        f"its test images; at chance is within {margin:g} of it. Refuted where a network without explicit regularizers "
+        f"is right on {100 * FITTED:g} % of its randomly labelled training images in every run and at chance on the "
+        "test set, and with true labels, by the same recipe, above chance by more than that. Supported where every "
+        "network on true labels is at chance without explicit regularizers, and above it with one of them."
     )
     groups = results.groups()
     if not any(is_measured(group) for group in groups):

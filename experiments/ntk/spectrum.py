@@ -69,7 +69,7 @@ TABLE = tuple(COLUMNS)
 ARRAY_NAMES = {"predictor_converged": "predictor", "predictor_after_steps": "signal"}  # what arrays.npz calls them
 MIN_CORRELATION = 0.5  # a rank correlation that "tells"
 NEIGHBOURS = 3  # of a cell, from whose accuracies its own is predicted
-TRAINED = 0.9  # training accuracy from which a finite network counts as trained
+TRAINED = 0.9  # training accuracy from which a finite network counts as trained; it acts while measuring
 RATIOS = (0.7, 1.0, 1.5)  # weight variances of the curves over the critical one: ordered, critical, chaotic
 RESOLVED = 1e11  # condition numbers beyond lose too many digits for a rate
 MAX_IMAGES = 4000  # of training and test together: kernels are dense
@@ -357,7 +357,8 @@ def judge(results: Results) -> Verdict:
         f"{NEIGHBOURS} other cells, by the spectrum minus by depth, by weight variance, and by both. Supported where "
         f"both correlations lie above {MIN_CORRELATION} and the spectrum predicts both accuracies better than each "
         f"of the three; refuted where a correlation lies below {MIN_CORRELATION}, or the spectrum saves less than "
-        f"{margin:g} of an error. Cells that were chosen decide nothing."
+        f"{margin:g} of an error. Cells that were chosen decide nothing. A network whose training accuracy is at least "
+        f"{TRAINED:g} counts as trained, which is told and not judged."
     )
     groups = groups_by_architecture(results.measured("finite/diverged"))
     if not groups:

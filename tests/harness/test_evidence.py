@@ -12,7 +12,7 @@ import pytest
 
 from analysis.statistics import t_interval
 from harness import evidence, runner
-from judging import decision
+from judging import chance, decision
 from judging.decision import Finding, Statement, above, below, decide
 from judging.wording import format_interval
 from reporting import verdict_file
@@ -306,6 +306,14 @@ def test_another_verdict_is_noticed_and_can_be_accepted(project, monkeypatch):
     evidence.write_pages(project, evidence.check(project)[1])
     assert evidence.check(project)[0] == []
     assert evidence.accept(project / "evidence" / NAME, NAME) == []
+
+
+def test_another_limit_of_chance_is_noticed_and_can_be_accepted(project, monkeypatch):
+    """It acts where a run is prepared, and shows in a verdict only where a network is at chance."""
+    monkeypatch.setattr(chance, "ERRORS", chance.ERRORS + 1)  # few images: it is this that limits
+    assert "by today's rules a training accuracy up to" in only(evidence.check(project)[0])
+    assert len(evidence.accept(project / "evidence" / NAME, NAME)) == 1
+    assert evidence.check(project)[0] == []
 
 
 def test_another_margin_is_a_further_look(project, monkeypatch):
