@@ -311,8 +311,8 @@ def judge(results: Results) -> Verdict:
     test = (
         "Spearman's correlation over kernels of norm and test error, mean logarithms over seeds, among solutions on "
         f"true labels that are exact on their training set (relative residual below {EXACT:g}); kernels are what is "
-        f"sampled, and {MIN_KERNELS} the least number. Norms are compared at two scales of the kernels, a mean diagonal "
-        "of 1 and a largest eigenvalue of n. "
+        f"sampled, and {MIN_KERNELS} the least number. Norms are compared at two scales of the kernels, a mean "
+        "diagonal of 1 and a largest eigenvalue of n. "
         f"Supported where it is above 0 at both scales, refuted where it is below 0, or below {margin:g} (Fisher's "
         "transform), at both. The correlation over label noise is not judged. More kernels would decide, not seeds."
     )
