@@ -102,6 +102,35 @@ def test_no_interval_of_a_generated_page_is_typed():
     assert not typed
 
 
+VERDICT = r"\b(?:supported|refuted|undecided)\b"
+
+
+def typed_verdicts(template):
+    """[verdict words] of a template that stand where a reader takes them for a verdict, and that no run has made.
+
+    Those places are bold print, headings, cells of tables that begin with one, and what follows `Verdict:`. Prose may
+    use the words, as it tells rules ("refuted where ..") and what was judged otherwise once.
+    """
+    text = re.sub(r"{{.*?}}", "", template)
+    lines = text.splitlines()
+    places = [bold for paragraph in re.split(r"\n\s*\n", text) for bold in paragraph.split("**")[1::2]]
+    places += [line for line in lines if line.startswith("#")]
+    places += [cell.strip(" *")[:12] for line in lines if line.startswith("|") for cell in line.split("|")]
+    places += re.findall(rf"Verdict:\W*{VERDICT}", text, re.IGNORECASE)
+    return [word for place in places for word in re.findall(VERDICT, place, re.IGNORECASE)]
+
+
+def test_no_verdict_of_a_generated_page_is_typed():
+    """It would stay as it is when the kept run, or today's rules, say something else."""
+    assert typed_verdicts("x 2020. **Refuted:\ndepth tells.** {{verdict}}") == ["Refuted"]
+    assert typed_verdicts("## drift, undecided\n\n| a | supported on digits |") == ["undecided", "supported"]
+    assert typed_verdicts("Verdict:\nsupported on digits.") == ["supported"]
+    assert not typed_verdicts("**The rule.** Refuted where {{a}} falls, else undecided.\n\n| a | where it is refuted |")
+    assert not typed_verdicts("Verdict: {{bold verdict}} on digits. It was supported.\n\n| {{verdict}} | **a** |")
+    templates = sorted((ROOT / "docs" / "templates").rglob("*.md"))
+    assert not {path.name: found for path in templates if (found := typed_verdicts(path.read_text()))}
+
+
 def test_lines_of_typed_pages_are_not_too_long():
     """A table's row is one line, however long; pages made from templates have the lengths that their numbers have."""
     made = set(pages.templates(ROOT))
