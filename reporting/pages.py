@@ -18,9 +18,11 @@ meant where none is named. With `ntk/drift/default` for the run:
     {{count hessian/largest, width>32}}         a number in another column is larger (`>`) or smaller (`<`)
     {{largest late/largest / start/largest}}    of the ratio of two columns, row by row
     {{seeds}} {{configs}} {{seeds_needed}} {{duration}} {{date}} {{versions}}
+    {{duration of ntk/drift/wide, ntk/drift/deep}}  of several runs together, which are named there
     {{level}}                                   of the intervals in reason and measured: `95.5 %`
     {{table}}                                   the report's table of means
 
+A duration is the time of a run's configs, one after the other: two workers take about half of it by the clock.
 Behind a column and its conditions `, decimals=2` and `, digits=2` set how many decimals or significant digits a number
 has; else a percentage has one decimal, and all others have three significant digits. `, percent` makes a percentage of
 any of them.
@@ -39,6 +41,7 @@ from reporting import tables
 TEMPLATES = Path("docs") / "templates"
 PLACE = re.compile(r"\{\{(.*?)\}\}")
 RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+):\s*(.*)")
+TOGETHER = re.compile(r"duration of (.+)")
 NUMBER = re.compile(r"[+-]?\d[\d.e+-]* \[[^\]]*\]")
 PLAIN = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 AFTER = re.compile(r'after "([^"]+)"(?: (in reason)| of (.+))?')
@@ -72,9 +75,16 @@ def quoted(template: str | Path) -> set[str]:
         if place.startswith("use "):
             used = place.removeprefix("use ").strip()
         else:
-            match = RUN.fullmatch(place.strip())
-            names.add(match[1] if match else used)
+            names.update(_asked(place.strip(), used)[0])
     return names - {None}
+
+
+def _asked(place, used):
+    """([name of each run that a placeholder is about], what it asks for); used: the run where none is named."""
+    several, found = TOGETHER.fullmatch(place), RUN.fullmatch(place)
+    if several:
+        return [name.strip() for name in several[1].split(",")], "duration"
+    return ([found[1]], found[2]) if found else ([used], place)
 
 
 def make(template: str | Path, runs: dict, title: str | None = None) -> list[Line]:
@@ -90,10 +100,10 @@ def make(template: str | Path, runs: dict, title: str | None = None) -> list[Lin
         names = []
 
         def fill(match, names=names, used=used):
-            found = RUN.fullmatch(match[1].strip())
-            name, what = found.groups() if found else (used, match[1].strip())
-            names.append(name)
-            return value(_known(runs, name), what)
+            asked, what = _asked(match[1].strip(), used)
+            names.extend(asked)
+            found = [_known(runs, name) for name in asked]
+            return value(found[0], what) if len(found) == 1 else duration(found)
 
         try:
             text = PLACE.sub(fill, line)
@@ -161,6 +171,11 @@ def value(run: Any, what: str) -> str:
     raise PageError(f"{what!r} means nothing: there are {known}")
 
 
+def duration(runs: list) -> str:
+    """The time of the configs of several runs, one after the other."""
+    return format_seconds(sum(run.entries["seconds"] for run in runs))
+
+
 STYLES = {"decimals": "f", "digits": "g"}
 WITHOUT_INTERVAL = {"average": "mean", "smallest": "min", "largest": "max"}  # what pandas calls them
 OF_COLUMN = ("mean", "percent", *WITHOUT_INTERVAL, "count")
@@ -171,7 +186,7 @@ SIMPLE = {
     "configs": lambda run: str(len(run.results)),
     "seeds_needed": lambda run: _seeds_needed(run),
     "level": lambda run: f"{100 * run.results.confidence:.4g} %",
-    "duration": lambda run: format_seconds(run.entries["seconds"]),
+    "duration": lambda run: duration([run]),
     "date": lambda run: run.entries["date"][:10],
     "versions": lambda run: run.entries["versions"],
     "table": lambda run: tables.markdown(tables.summary(run.results, run.experiment.headings)),

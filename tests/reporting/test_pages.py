@@ -148,6 +148,18 @@ def test_a_page_has_its_sentences_and_their_numbers(tmp_path):
     assert pages.stale(page, lines, "docs/page.md") == []
 
 
+def test_the_time_of_several_runs_together(tmp_path):
+    other = "ntk/drift/deep"
+    template = tmp_path / "page.md"
+    template.write_text(f"In {{{{duration of {NAME}, {other}}}}}, of which {{{{duration of {NAME}}}}}.\n")
+    runs = {NAME: kept_run(), other: kept_run(name=other, entries={"seconds": 6600.0})}
+    (_, line) = pages.make(template, runs)
+    assert line.text == "In 2.0 h, of which 10 min." and line.runs == (NAME, other)
+    assert pages.quoted(template) == {NAME, other}
+    with pytest.raises(pages.PageError, match="evidence has no run ntk/drift/deep"):
+        pages.make(template, {NAME: kept_run()})
+
+
 def test_where_a_template_is_wrong_is_told(tmp_path):
     for template, said in (
         ("a\n{{verdict}}", "line 2: no run is named"),
