@@ -32,7 +32,7 @@ import scipy.stats
 from absl import app, flags
 from tqdm import tqdm
 
-from benchmarks.scenarios import DISTRIBUTIONS, base_table, judge, judge_sequentially
+from benchmarks.scenarios import DISTRIBUTIONS, STRESS, base_table, judge, judge_sequentially
 from judging.decision import MIN_SEEDS
 from judging.looks import ERROR, plan_sizes
 from judging.power import POWER
@@ -48,7 +48,7 @@ CHOICES = {  # flags that choose among the cells, by a column
     "experiment": "experiments to calibrate",
     "what": "kinds of cells to simulate, such as wrong or power",
     "groups": f"numbers of groups, of {GROUPS}",
-    "noise": f"kinds of noise, of {', '.join(DISTRIBUTIONS)}",
+    "noise": f"kinds of noise, of {', '.join((*DISTRIBUTIONS, STRESS))}",
 }
 KEPT = Path(__file__).with_suffix(".csv")
 BEGIN, END = "<!-- from benchmarks/calibration.csv -->", "<!-- end -->"
@@ -68,7 +68,8 @@ def scenarios():
 def prepare(key, groups, kind, effect, seeds):
     """(Experiment, Scenario, table without measures, random generator) of one cell."""
     experiment, scenario = scenarios()[key]
-    rng = np.random.default_rng([groups, DISTRIBUTIONS.index(kind), round(10 * effect), seeds, key[1]])
+    noise = [*DISTRIBUTIONS, STRESS].index(kind)
+    rng = np.random.default_rng([groups, noise, round(10 * effect), seeds, key[1]])
     return experiment, scenario, base_table(experiment, scenario, groups, seeds), rng
 
 
@@ -96,6 +97,7 @@ def cells(experiment):
     seeds = default_seeds(experiment)
     rows = [("wrong", 1, kind, 0.0, seeds) for kind in DISTRIBUTIONS]
     rows += [("wrong", groups, "normal", 0.0, seeds) for groups in GROUPS[1:]]
+    rows += [("stress", 1, STRESS, 0.0, seeds)]
     rows += [("power", 1, "normal", float(effect), seeds) for effect in EFFECTS]
     rows += [("seeds for 80 %", 1, "normal", 2.0, SEEDS[-1])]
     if experiment.max_seeds and experiment.max_seeds > seeds:
@@ -121,7 +123,7 @@ def measure(job):
             enough, True, key=lambda n: share(key, groups, kind, effect, n, replications) >= POWER
         )
         return {what: float(enough[found]) if found < len(enough) else np.nan}
-    if what in ("wrong", "power"):
+    if what in ("wrong", "stress", "power"):
         return {what: share(key, groups, kind, effect, seeds, replications)}
     sizes = plan_sizes(default_seeds(scenarios()[key][0]), seeds)
     said, used = sequential(key, groups, kind, effect, sizes, replications)
@@ -190,7 +192,7 @@ def upper_bound(row):
 def too_often(kept):
     """The cells of `kept` in which what is not so is said in more than 5 %, by more than two Monte Carlo errors.
 
-    Where one truth makes both outcomes wrong (a measure at just the margin), it is their sum that counts.
+    Where one truth makes both outcomes wrong (elimination's share at just the margin), it is their sum that counts.
     """
     wrong = kept[kept["what"].isin(WRONG)]
     cells = wrong.groupby([name for name in CELL if name != "outcome"], as_index=False)
@@ -243,8 +245,8 @@ def by_edge(kept):
     """The table of docs/calibration.md: a row for each edge of each rule."""
     lines = [
         "| experiment | what is so | wrong to say | normal | worst noise | 2, 6, 12 groups | over looks "
-        "| power at 1, 2, 3 sd | seeds for 80 % | power over looks | seeds used |",
-        "|" + " --- |" * 11,
+        "| skewed and uneven | power at 1, 2, 3 sd | seeds for 80 % | power over looks | seeds used |",
+        "|" + " --- |" * 12,
     ]
     columns = null_columns(kept)
     for _, scenario in scenarios().values():
@@ -263,7 +265,7 @@ def by_edge(kept):
         over_looks, used = percent(value("power over looks"), 0), value("seeds used")
         lines.append(
             f"| {' | '.join(edge)} | {with_error(wrong['normal'])} | {noise} | {groups} "
-            f"| {worst_noise(wrong['over looks'])} | {power} | {seeds} "
+            f"| {worst_noise(wrong['over looks'])} | {with_error(rows[rows['what'] == 'stress'])} | {power} | {seeds} "
             f"| {over_looks} | {'' if np.isnan(used) else f'{used:.1f}'} |"
         )
     return "\n".join(lines)

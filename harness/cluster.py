@@ -550,7 +550,8 @@ def _reach(address):
     try:
         subprocess.run(ask, capture_output=True, text=True, timeout=PATIENCE, check=True)
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"ray_address {address}: what listens there does not answer as a Ray cluster does") from error
+        late = f"no Ray cluster that answers within {PATIENCE} s"
+        raise ValueError(f"ray_address {address}: what listens there is {late}") from error
     except subprocess.CalledProcessError as error:
         last = error.stderr.strip().rpartition("\n")[2][:200]
         raise ValueError(f"ray_address {address}: `ray status` fails there ({last})") from error

@@ -9,6 +9,7 @@
 A kept run is sound if its files are those that were kept, its flags are understood today and name its rows, its
 columns are known, and its rows are judged today as they were when it was kept, word for word.
 """
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -94,16 +95,22 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
 
 
 def check_figures(root: Path, templates: dict[Path, Path]) -> list[str]:
-    """[one line for each figure of a page that lies beside no kept run, and for each kept one that no page shows]."""
-    problems, shown = [], set()
+    """[one line for each figure of a page that lies beside no kept run, and for each kept one that no page shows].
+
+    Beside a run are the figures that were kept with it, by its verdict.json; loading it compares their checksums.
+    """
+    problems, shown, kept = [], set(), set()
+    for folder in folders(root / PLACE).values():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged run, of which other lines tell
+            kept |= {folder / name for name in files.read_json(folder / verdict_file.NAME)["files"]}
     for page, template in templates.items():
         for target in IMAGE.findall(template.read_text()):
             figure = Path(os.path.normpath(page.parent / target))
             shown.add(figure)
-            if figure.parent.name != FIGURES or (root / PLACE) not in figure.parents or not figure.exists():
+            if figure not in kept:
                 problems.append(f"{page.relative_to(root).as_posix()}: the figure {target} lies beside no kept run")
-    kept = sorted((root / PLACE).rglob(f"{FIGURES}/*"))
-    return problems + [f"{path.relative_to(root).as_posix()}: no page shows it" for path in kept if path not in shown]
+    there = sorted((root / PLACE).rglob(f"{FIGURES}/*"))
+    return problems + [f"{path.relative_to(root).as_posix()}: no page shows it" for path in there if path not in shown]
 
 
 def made(root: Path, page: Path, template: Path, runs: dict[str, KeptRun]) -> list[pages.Line]:
@@ -276,13 +283,14 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
     target = Path(place) / entries["script"].removeprefix("run_") / entries["experiment"] / name
     figures = [run_folder / FIGURES / figure for figure in figures]
     for figure in figures:
-        if not figure.is_file():
+        if figure.suffix != ".png" or figure.parent.name != FIGURES or not figure.is_file():
             raise ValueError(f"there is no figure {figure}")
     if target.exists():
         if not figures or _measured(target, entries) != _measured(run_folder, entries):
             raise ValueError(f"{target} exists: take another --name, or remove it first")
-        _copy_figures(figures, target)
-        return load(target, target.relative_to(place).as_posix())
+        run = load(target, target.relative_to(place).as_posix())
+        _copy_figures(figures, target, run)
+        return run
     try:
         target.mkdir(parents=True)
         _copy(run_folder, target, entries)
@@ -291,7 +299,7 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
         if changed:
             raise ValueError(f"{run_folder}: {changed[0]}; give its command again, which judges it by today's rules")
         _keep_own_looks(target, run)
-        _copy_figures(figures, target)
+        _copy_figures(figures, target, run)
     except BaseException:
         shutil.rmtree(target)
         raise
@@ -316,10 +324,17 @@ def _measured(folder, entries):
     return table.drop(columns="seconds").to_dict("records")
 
 
-def _copy_figures(figures, target):
+def _copy_figures(figures, target, run):
     for figure in figures:
         (target / FIGURES).mkdir(exist_ok=True)
         shutil.copyfile(figure, target / FIGURES / figure.name)
+    _seal(target, run.entries)
+
+
+def _seal(folder, entries):
+    """Write a kept run's verdict.json, with the checksums of its figures, too."""
+    figures = sorted(f"{FIGURES}/{path.name}" for path in (folder / FIGURES).glob("*"))
+    verdict_file.write_content(folder, entries, figures)
 
 
 def _write(path, text):
@@ -346,5 +361,5 @@ def accept(folder: str | Path, name: str) -> list[str]:
             "chances": run.chances,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        verdict_file.write_content(folder, {**run.entries, **today})
+        _seal(folder, {**run.entries, **today})
     return changed

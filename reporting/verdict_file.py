@@ -8,9 +8,10 @@
     taken                   the sentence on what defaults came from a stored file; "" for none
     versions, machine       what computed the rows, and where they were judged
     seconds, date           what the rows took in all; when they were judged (UTC)
-    files                   {name: SHA-256} of the results.csv and flags.cfg that belong to it
+    files                   {name: SHA-256} of the results.csv and flags.cfg that belong to it; of kept figures, too
 """
 import dataclasses
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def write(folder: str | Path, *, claim: Claim, verdict: Verdict, **facts: Any) -
     write_content(folder, content)
 
 
-def write_content(folder: str | Path, content: dict) -> None:
-    """Write verdict.json with these entries, and with the checksums of the files that it belongs to."""
-    checksums = {name: files.file_digest(Path(folder) / name) for name in BELONG}
+def write_content(folder: str | Path, content: dict, also: Iterable[str] = ()) -> None:
+    """Write verdict.json with these entries, and with the checksums of the files that it belongs to; also: of these."""
+    checksums = {name: files.file_digest(Path(folder) / name) for name in (*BELONG, *also)}
     files.write_json(Path(folder) / NAME, {**content, "files": checksums})
 
 

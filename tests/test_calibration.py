@@ -24,7 +24,8 @@ from benchmarks.calibration import (
     upper_bound,
     write,
 )
-from benchmarks.scenarios import DISTRIBUTIONS, Draw, base_table
+from benchmarks.scenarios import DISTRIBUTIONS, STRESS, Draw, base_table, fill
+from judging.decision import SKEW
 from judging.looks import plan_sizes
 from tests.marks import long_but
 
@@ -57,6 +58,7 @@ def test_every_edge_has_been_calibrated_and_none_errs_more_often_than_promised()
     edges = {(s.experiment, s.truth, s.outcome) for _, s in FOUND.values()}
     asked = [("wrong", 1, kind, 0.0) for kind in DISTRIBUTIONS]
     asked += [("wrong", groups, "normal", 0.0) for groups in GROUPS[1:]]
+    asked += [("stress", 1, STRESS, 0.0)]
     asked += [("power", 1, "normal", effect) for effect in (1.0, 2.0, 3.0)]
     assert all(found[cell] == edges for cell in asked)
     assert (kept.loc[kept["what"].isin(WRONG), "replications"] >= 200).all()
@@ -92,6 +94,23 @@ def test_one_group_of_a_scenario_is_one_group_of_the_results(key):
     experiment, scenario = FOUND[key]
     table = base_table(experiment, scenario, 2, 3)
     assert [set(group.rows["group"]) for group in experiment.results(table).groups()] == [{0}, {1}]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("spectrum", 4), ("edge_of_stability", 4), ("randomization", 6), ("elimination", 2),
+                         ("drift", 3), ("linearization", 2), ("connectivity", 4), ("collapse", 8)],
+)  # fmt: skip
+def test_t_tests_of_single_values_have_their_guard(monkeypatch, name, number):
+    """The tests of one group that are made at 1 %, all others being of differences and slopes."""
+    key = next(key for key in FOUND if key[0] == name)
+    experiment, scenario = FOUND[key]
+    findings = []
+    for module in {experiment.judge.__module__, "experiments.ntk.constancy"}:
+        monkeypatch.setattr(f"{module}.decide", lambda results, found, *_, **__: findings.extend(found), raising=False)
+    rng = np.random.default_rng(0)
+    experiment.judge(experiment.results(fill(scenario, base_table(experiment, scenario, 1, 3), 0.0, "normal", rng)))
+    statements = [statement for found in findings for statement in (*found.supports, *found.refutes)]
+    assert [test.cost for statement in statements for test in statement.tests].count(SKEW) == number
 
 
 def test_mirrored_noise_has_the_other_skew():

@@ -14,6 +14,7 @@ from harness import grid
 from judging.looks import Trial
 
 DISTRIBUTIONS = ("normal", "t3", "lognormal", "unequal", "correlated", "ties", "diverged", "mirrored")
+STRESS = "uneven"  # lognormal, and three times as much of it in one arm: more than the rules are made for
 DIVERGED_SHARE = 0.1
 EVIDENT = 30.0  # standard deviations: an effect that no test misses
 
@@ -51,10 +52,10 @@ class Draw:
         noise = rng.standard_normal(size)
         if self.kind == "t3":
             noise = rng.standard_t(3, size) / np.sqrt(3)
-        elif self.kind in ("lognormal", "mirrored"):  # sigma 1/2: skewness 1.75, and -1.75
+        elif self.kind in ("lognormal", "mirrored", STRESS):  # sigma 1/2: skewness 1.75, and -1.75
             noise = (np.exp(0.5 * noise) - np.exp(0.125)) / np.sqrt((np.exp(0.25) - 1) * np.exp(0.25))
-            noise = noise if self.kind == "lognormal" else -noise
-        elif self.kind == "unequal":  # up to three times the spread, the mean square over two arms being 1
+            noise = -noise if self.kind == "mirrored" else noise
+        if self.kind in ("unequal", STRESS):  # up to three times the spread, the mean square over two arms being 1
             noise = noise * np.where(np.asarray(arm) > 0, 3.0, 1.0) / np.sqrt(5)
         elif self.kind == "correlated" and not own:  # the measures of one run share half of their variance
             noise = np.sqrt(0.5) * (noise + self.shared)

@@ -89,7 +89,7 @@ def test_an_address_where_something_else_listens_is_refused_in_time(monkeypatch)
     monkeypatch.setattr(cluster, "PATIENCE", 5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        with pytest.raises(ValueError, match=f"ray_address {address}: what listens there does not answer as a Ray"):
+        with pytest.raises(ValueError, match=f"ray_address {address}: what listens there is no Ray cluster that"):
             cluster._reach(address)
 
 

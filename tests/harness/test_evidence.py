@@ -135,13 +135,22 @@ def test_figures_of_pages_lie_beside_their_run_and_no_others_do(project):
         evidence.write_pages(project, runs)
         return evidence.check(project)[0]
 
-    with pytest.raises(ValueError, match=r"there is no figure .*none\.png"):
-        evidence.add(folder, project / "evidence", figures=["none.png"])
+    for odd in ("none.png", "../results.csv"):
+        with pytest.raises(ValueError, match=f"there is no figure .*{re.escape(odd)}"):
+            evidence.add(folder, project / "evidence", figures=[odd])
     assert evidence.add(folder, project / "evidence", figures=[figure]).name == NAME
     kept = f"evidence/{NAME}/figures/{figure}"
     assert problems() == [f"{kept}: no page shows it"]
     template.write_text(f"{TEMPLATE}\n![A gain](../{kept})\n")
     assert problems() == []
+    (project / kept).write_bytes(b"another figure")
+    assert f"figures/{figure} is not what verdict.json was made of" in evidence.check(project)[0][0]
+    shutil.copyfile(folder / "figures" / figure, project / kept)
+    ghost = shutil.copytree(project / f"evidence/{NAME}/figures", project / "evidence/fake/ghost/figures")
+    shutil.copyfile(folder / "figures" / figure, ghost / "another.png")
+    template.write_text(f"{TEMPLATE}\n![A gain](../{kept}) ![Another](../evidence/fake/ghost/figures/{figure})\n")
+    assert len(problems()) == 2 and "lies beside no kept run" in problems()[0]
+    shutil.rmtree(ghost)
     for odd in ("gain.png", f"../{kept}.png", f"../results/fake/gain/figures/{figure}"):
         template.write_text(f"{TEMPLATE}\n![A gain](../{kept}) ![Another](odd)\n".replace("odd", odd))
         assert problems() == [f"docs/gains.md: the figure {odd} lies beside no kept run"]

@@ -403,6 +403,8 @@ def test_a_single_skewed_value_a_seed_is_tested_at_a_smaller_level_that_the_advi
     plain, single = above(noisy(1.0)), above(noisy(1.0), single=True)
     assert single.p_value == pytest.approx(decision.SKEW * plain.p_value) and single.effect == plain.effect
     assert below(noisy(1.0), single=True).p_value == 1.0
+    both = within(noisy(1.0), 0.0, 2.0, single=True)
+    assert [test.cost for test in both] == [decision.SKEW, decision.SKEW] and both[0].p_value == single.p_value
     verdicts = [advised([finding(supports=[Statement("up", (test,))])]) for test in (above(noisy(0.9)),
                                                                                     above(noisy(0.9), single=True))]
     assert verdicts[1].seeds_needed > verdicts[0].seeds_needed
