@@ -58,10 +58,18 @@ class Browser:
     def wait(self, condition, seconds=30):
         """Wait until a JavaScript condition holds."""
         deadline = time.monotonic() + seconds
-        while not self.evaluate(condition):
+        while not self._holds(condition):
             if time.monotonic() > deadline:
                 raise TimeoutError(condition)
             time.sleep(0.1)
+
+    def _holds(self, condition):
+        try:
+            return self.evaluate(condition)
+        except RuntimeError as error:  # asked between two pages
+            if "navigated" not in str(error):
+                raise
+            return False
 
     def screenshot(self, whole=True):
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
