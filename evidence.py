@@ -77,6 +77,9 @@ def check(flag_values=FLAGS):
         raise ValueError("--add names no run folder: write --add=results/ntk/drift")
     if flag_values["name"].present and flag_values.add is None:
         raise ValueError(f"--name={flag_values.name} is what a run to keep is called: it needs --add=<run folder>")
+    if flag_values.figures and flag_values.add is None:
+        figures = ",".join(flag_values.figures)
+        raise ValueError(f"--figures={figures} are of a run to keep: they need --add=<run folder>")
 
 
 if __name__ == "__main__":

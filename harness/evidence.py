@@ -299,7 +299,8 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
         if changed:
             raise ValueError(f"{run_folder}: {changed[0]}; give its command again, which judges it by today's rules")
         _keep_own_looks(target, run)
-        _copy_figures(figures, target, run)
+        if figures:  # _copy has sealed all else
+            _copy_figures(figures, target, run)
     except BaseException:
         shutil.rmtree(target)
         raise

@@ -233,8 +233,7 @@ def describe_family(look: Look, findings: Sequence[Finding]) -> str:
         parts.append(f"refuted by {any_of}")
     text = (
         f"A decided verdict is wrong with a probability of at most {100 * ERROR:g} %, for independent seeds and noise "
-        f"that is not too skewed: {', '.join(parts)}, each "
-        f"direction at {level:.3g} %"
+        f"that is not too skewed: {', '.join(parts)}, each direction at {level:.3g} %"
     )
     if any(test.cost > 1 for statement in _statements(findings) for test in statement.tests):
         text += f", and t-tests of single values at 1/{SKEW:g} of it"

@@ -69,6 +69,7 @@ def test_the_script_says_what_it_found(tmp_path):
 @pytest.mark.parametrize("arguments, said", [
     (["results/ntk/drift"], "'results/ntk/drift' belongs to no flag"),
     (["--name=wide"], "--name=wide is what a run to keep is called: it needs --add"),
+    (["--figures=loss.png"], "--figures=loss.png are of a run to keep: they need --add"),
     (["--add="], "--add names no run folder"),
     (["--ad=results/ntk/drift"], "Unknown command line flag 'ad'"),
     (["--write=perhaps"], "flag --write=perhaps: "),
