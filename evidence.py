@@ -4,6 +4,8 @@
     python evidence.py --add=results/ntk/drift              keep a run: evidence/ntk/drift/default
     python evidence.py --add=results/ntk/drift --name=wide  keep another one beside it: evidence/ntk/drift/wide
     python evidence.py --add=results/ntk/drift --figures=ntk_against_width.png    and a figure that a page shows
+    python evidence.py --reports=results/kept               a report.html of every kept run; `python docket.py
+                                                            results/kept` then has rows that open them
     python evidence.py --write                              write the pages anew from docs/templates and evidence
     python evidence.py --accept                             keep today's verdicts in place of earlier ones: after a
                                                             rule was changed, with the change told in docs/verdicts.md
@@ -42,6 +44,8 @@ def main(_):
             for page in kept_runs.write_pages(root, runs):
                 print(f"{page.relative_to(root)} was written anew")
             problems, runs = kept_runs.check(root)
+        if FLAGS.reports:
+            print(f"{FLAGS.reports}: reports of {len(kept_runs.write_reports(runs, place, FLAGS.reports))} kept runs")
     except ValueError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     for problem in problems:
@@ -57,6 +61,7 @@ def define(flag_values=FLAGS):
     flags.DEFINE_string("add", None, "run folder to keep", **where)
     flags.DEFINE_string("name", "default", "what the run that is kept is called (default: default)", **where)
     flags.DEFINE_list("figures", [], "figures of that run to keep, those that pages show (default: none)", **where)
+    flags.DEFINE_string("reports", None, "folder to write a report of every kept run to (default: none)", **where)
     flags.DEFINE_bool("write", False, "write the pages anew (default: false)", **where)
     flags.DEFINE_bool("accept", False, "keep the verdicts by today's rules (default: false)", **where)
     flags.DEFINE_string("root", str(Path(__file__).parent), "the project's folder (default: this script's)", **where)
@@ -70,11 +75,13 @@ def check(flag_values=FLAGS):
             raise ValueError(
                 f"{root} has no folder {folder}: --root is a project with {kept_runs.PLACE} and {pages.TEMPLATES}"
             )
-    asked = [f"--{name}" for name in ("add", "write", "accept") if flag_values[name].value not in (None, False)]
+    asked = [f"--{name}" for name in ("add", "reports", "write", "accept") if flag_values[name].value not in (None, False)]
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are asked for at once: give them one after the other")
     if flag_values.add == "":
         raise ValueError("--add names no run folder: write --add=results/ntk/drift")
+    if flag_values.reports == "":
+        raise ValueError("--reports names no folder: write --reports=results/kept")
     if flag_values["name"].present and flag_values.add is None:
         raise ValueError(f"--name={flag_values.name} is what a run to keep is called: it needs --add=<run folder>")
     if flag_values.figures and flag_values.add is None:

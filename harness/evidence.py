@@ -30,7 +30,7 @@ from judging.chance import limit_of
 from judging.results import Results
 from judging.verdict import Verdict
 from judging.wording import field_text, is_missing
-from reporting import files, pages, verdict_file
+from reporting import docket, files, pages, report, verdict_file
 
 PLACE = "evidence"
 FIGURES = "figures"
@@ -126,6 +126,33 @@ def write_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[Path]:
     for page in changed:
         _write(page, texts[page])
     return changed
+
+
+def write_reports(runs: dict[str, KeptRun], place: str | Path, out: str | Path) -> list[Path]:
+    """A run folder of every kept run, `out`/<its name>: what was kept, and a report of it; returns the reports.
+
+    A report has the tables of the kept rows, the verdict by today's rules and the kept figures.
+    Raises ValueError, before the first is written, where one of the folders exists, or lies among the kept runs.
+    """
+    if Path(place).resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ValueError(f"{out} lies among the kept runs: name another folder for the reports")
+    folders_of = {name: Path(out) / name for name in runs}
+    for folder in folders_of.values():
+        if folder.exists():
+            raise ValueError(f"{folder} exists: name another folder for the reports, or remove it first")
+    for name, folder in folders_of.items():
+        run = runs[name]
+        shutil.copytree(Path(place) / name, folder)
+        figures = sorted((folder / FIGURES).glob("*.png"))
+        facts = report.gather(
+            folder, run.experiment, run.results, run.verdict,
+            {path.stem: (path.stem.replace("_", " "), path.read_bytes()) for path in figures},
+            script=run.entries["script"], name=run.entries["experiment"], failed=run.entries["failed"],
+            flags=(folder / "flags.cfg").read_text().splitlines(), versions=run.entries["versions"],
+            machine=run.entries["machine"],
+        )  # fmt: skip
+        report.write_pages(folder, facts)
+    return [folder / docket.REPORT for folder in folders_of.values()]
 
 
 def load(folder: str | Path, name: str, take: bool = False) -> KeptRun:

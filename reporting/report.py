@@ -33,6 +33,7 @@ class Facts:
     summary: means over seeds.  seeds: every config's own measures.  diverged, unconverged, failed: tables, empty where
     all is well.  figures: {name: (what it shows, PNG bytes)}.  flags: lines of flags.cfg.
     decide: the command that adds the seeds which would decide the verdict; "" where it is decided, or none would.
+    tensorboard: the command that shows the training; "" where nothing of it is kept.
     """
 
     title: str
@@ -77,15 +78,32 @@ def write_report(
 
     drawn: {name: matplotlib figure}.  rows: what write_results returned.  failed: {config id: why it has no result}.
     """
-    table = results.table
     with plots.style():
         shown = {name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()}
     write_overview(
         folder, rows, results.fields, experiment.headings, {name: image for name, (_, image) in shown.items()}
     )
+    facts = gather(
+        folder, experiment, results, verdict, shown, script=script, name=name, flags=flags, failed=failed or {},
+        tensorboard=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
+        versions=versions_used(folder, results.table["config_id"]), machine=machine(), seconds=seconds,
+    )  # fmt: skip
+    write_pages(folder, facts)
+    if not quiet:
+        print_report(folder, facts)
+
+
+def gather(
+    folder: Path, experiment: Any, results: "Results", verdict: Verdict, shown: dict[str, tuple[str, bytes]], *,
+    script: str, name: str, flags: list[str], failed: dict[str, str], versions: str, machine: str,
+    tensorboard: str = "", seconds: float | None = None,
+) -> Facts:  # fmt: skip
+    """The Facts of a run; shown: {figure's name: (what it shows, PNG bytes)}.  seconds: that this call took."""
+    table = results.table
     repeat = f"python {script}.py --flagfile={shlex.quote(str(folder / 'flags.cfg'))}"
     needed = verdict.seeds_needed if verdict.outcome == "undecided" else None
-    facts = Facts(
+    called = "" if seconds is None else f", {seconds:.1f} in this call"
+    return Facts(
         title=f"{script}: {name}",
         claim=experiment.claim,
         verdict=verdict,
@@ -94,22 +112,24 @@ def write_report(
         seeds=tables.seeds(results, experiment.headings),
         diverged=diverged(table),
         unconverged=unconverged(table),
-        failed=pd.DataFrame([{"config_id": who, "failed": why} for who, why in (failed or {}).items()]),
+        failed=pd.DataFrame([{"config_id": who, "failed": why} for who, why in failed.items()]),
         figures=shown,
         repeat=repeat,
         decide=f"{repeat} --max_seeds={needed}" if needed and needed > table["seed"].nunique() else "",
-        tensorboard=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
+        tensorboard=tensorboard,
         flags=flags,
-        versions=versions_used(folder, table["config_id"]),
-        machine=machine(),
-        seconds=f"{table['seconds'].sum():.1f} over {len(table)} configs, {seconds:.1f} in this call",
+        versions=versions,
+        machine=machine,
+        seconds=f"{table['seconds'].sum():.1f} over {len(table)} configs{called}",
     )
+
+
+def write_pages(folder: Path, facts: Facts) -> None:
+    """Write report.md and report.html."""
     with files.atomic(folder / "report.md") as stream:
         stream.write(markdown(facts))
     with files.atomic(folder / "report.html") as stream:
         stream.write(report_html.page(facts))
-    if not quiet:
-        print_report(folder, facts)
 
 
 def markdown(facts: Facts) -> str:
@@ -130,7 +150,7 @@ def markdown(facts: Facts) -> str:
         *(f"![{what}](figures/{name}.png)" for name, (what, _) in facts.figures.items()),
         "## How this was made",
         f"Repeat it: `{facts.repeat}`",
-        f"Look at the training: `{facts.tensorboard}`",
+        *([f"Look at the training: `{facts.tensorboard}`"] if facts.tensorboard else []),
         "Every config: [results.csv](results.csv), flags: [flags.cfg](flags.cfg)",
         f"Versions: {facts.versions}. Machine: {facts.machine}. Seconds: {facts.seconds}.",
     ]

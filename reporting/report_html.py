@@ -99,8 +99,7 @@ def page(facts: "Facts") -> str:
 <h2>How this was made</h2>
 <dl>
 <dt>Repeat it</dt><dd><pre>{escape(facts.repeat)}</pre></dd>
-<dt>Look at the training</dt><dd><pre>{escape(facts.tensorboard)}</pre></dd>
-<dt>Versions</dt><dd>{escape(facts.versions)}</dd>
+{look(facts)}<dt>Versions</dt><dd>{escape(facts.versions)}</dd>
 <dt>Machine</dt><dd>{escape(facts.machine)}</dd>
 <dt>Seconds</dt><dd>{escape(facts.seconds)}</dd>
 <dt>Beside this file</dt><dd><a href="results.csv">results.csv</a>, <a href="flags.cfg">flags.cfg</a>,
@@ -123,6 +122,11 @@ def budget(facts: "Facts") -> str:
     if facts.decide:
         parts.append(f'<p class="test"><strong>To decide it.</strong></p>\n<pre>{escape(facts.decide)}</pre>')
     return "\n".join(parts)
+
+
+def look(facts: "Facts") -> str:
+    """The command for TensorBoard, where there is something for it."""
+    return f"<dt>Look at the training</dt><dd><pre>{escape(facts.tensorboard)}</pre></dd>\n" if facts.tensorboard else ""
 
 
 def troubles(facts: "Facts") -> str:
@@ -166,7 +170,7 @@ def cell(value: Any) -> str:
 
 def figures(facts: "Facts") -> str:
     drawn = [figure(number, name, *shown) for number, (name, shown) in enumerate(facts.figures.items(), 1)]
-    return "".join(drawn) or "<p>None could be drawn of these results.</p>"
+    return "".join(drawn) or "<p>None could be drawn of these results, or none was kept with them.</p>"
 
 
 def figure(number: int, name: str, what: str, png: bytes) -> str:

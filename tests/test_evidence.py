@@ -71,6 +71,8 @@ def test_the_script_says_what_it_found(tmp_path):
     (["--name=wide"], "--name=wide is what a run to keep is called: it needs --add"),
     (["--figures=loss.png"], "--figures=loss.png are of a run to keep: they need --add"),
     (["--add="], "--add names no run folder"),
+    (["--reports="], "--reports names no folder"),
+    (["--reports=x", "--write"], "--reports and --write are asked for at once"),
     (["--ad=results/ntk/drift"], "Unknown command line flag 'ad'"),
     (["--write=perhaps"], "flag --write=perhaps: "),
     (["--write", "--accept"], "--write and --accept are asked for at once"),

@@ -1,5 +1,6 @@
 """harness/evidence.py: a kept run is judged again word for word; what no longer follows is named in one line."""
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from harness import evidence, runner
 from judging import chance, decision
 from judging.decision import Finding, Statement, above, below, decide
 from judging.wording import format_interval
-from reporting import verdict_file
+from reporting import docket, verdict_file
 from tests import fake_experiment
 from tests.fake_experiment import Fake
 
@@ -116,6 +117,26 @@ def test_a_kept_run_is_judged_again_to_the_letter(project):
     (fresh,) = (run(Gain(), project / "results"),)
     assert kept.verdict == kept.kept == fresh.verdict and kept.results.look == fresh.results.look
     pd.testing.assert_frame_equal(kept.results.table, fresh.results.table, check_exact=True)
+
+
+def test_a_report_of_a_kept_run_says_what_was_kept(project):
+    """Its files are copied, so that a docket of the reports has the run, and its row opens a report."""
+    place, out = project / "evidence", project / "reports"
+    runs = evidence.check(project)[1]
+    (path,) = evidence.write_reports(runs, place, out)
+    text, kept = path.read_text(), runs[NAME]
+    assert path == out / NAME / "report.html" and "Verdict: supported" in text
+    for part in (kept.verdict.reason, kept.verdict.test, kept.verdict.family, kept.entries["versions"], "6 configs"):
+        assert html.escape(part) in text, part
+    assert "TensorBoard" not in text and "tensorboard" not in text and "in this call" not in text  # of no training here
+    (row,) = docket.find([out])
+    assert (row.report, row.outcome) == (path, "supported")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="exists: name another folder"):
+        evidence.write_reports(runs, place, out)
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="lies among the kept runs"):  # where it would be taken for one
+        evidence.write_reports(runs, place, place / "reports")
 
 
 def test_only_small_text_is_kept_and_no_place_of_a_machine(project):
