@@ -75,7 +75,8 @@ def check(flag_values=FLAGS):
             raise ValueError(
                 f"{root} has no folder {folder}: --root is a project with {kept_runs.PLACE} and {pages.TEMPLATES}"
             )
-    asked = [f"--{name}" for name in ("add", "reports", "write", "accept") if flag_values[name].value not in (None, False)]
+    jobs = ("add", "reports", "write", "accept")
+    asked = [f"--{name}" for name in jobs if flag_values[name].value not in (None, False)]
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are asked for at once: give them one after the other")
     if flag_values.add == "":

@@ -126,7 +126,8 @@ def budget(facts: "Facts") -> str:
 
 def look(facts: "Facts") -> str:
     """The command for TensorBoard, where there is something for it."""
-    return f"<dt>Look at the training</dt><dd><pre>{escape(facts.tensorboard)}</pre></dd>\n" if facts.tensorboard else ""
+    command = escape(facts.tensorboard)
+    return f"<dt>Look at the training</dt><dd><pre>{command}</pre></dd>\n" if command else ""
 
 
 def troubles(facts: "Facts") -> str:
