@@ -30,7 +30,7 @@ from judging.chance import limit_of
 from judging.results import Results
 from judging.verdict import Verdict
 from judging.wording import field_text, is_missing
-from reporting import docket, files, pages, report, verdict_file
+from reporting import benchmarks, docket, files, pages, report, verdict_file
 
 PLACE = "evidence"
 FIGURES = "figures"
@@ -84,14 +84,21 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
             problems.append(f"{where}: {error}".replace(f"{folder}{os.sep}", ""))
         else:
             problems += [f"{where}: {line}" for line in changes(runs[name])]
-    lost = folders(root / PLACE).keys() - runs.keys()
+    lost, sources = folders(root / PLACE).keys() - runs.keys(), with_benchmarks(root, runs)
     for page, template in templates.items():
         if not quotes[page] & lost:  # what is wrong there has been said
             try:
-                problems += pages.stale(page, made(root, page, template, runs), page.relative_to(root).as_posix())
+                problems += pages.stale(page, made(root, page, template, sources), page.relative_to(root).as_posix())
             except pages.PageError as error:
                 problems.append(str(error))
+    unquoted = (sources.keys() - runs.keys()).difference(*quotes.values())
+    problems += [f"quoted by no page: {name}" for name in sorted(unquoted)]
     return problems + check_figures(root, templates), runs
+
+
+def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:
+    """{name: KeptRun, or Benchmark} of all that a page may quote; of training.txt the name is `benchmark training`."""
+    return {**runs, **{f"benchmark {name}": found for name, found in benchmarks.load(root).items()}}
 
 
 def check_figures(root: Path, templates: dict[Path, Path]) -> list[str]:
@@ -113,7 +120,7 @@ def check_figures(root: Path, templates: dict[Path, Path]) -> list[str]:
     return problems + [f"{path.relative_to(root).as_posix()}: no page shows it" for path in there if path not in shown]
 
 
-def made(root: Path, page: Path, template: Path, runs: dict[str, KeptRun]) -> list[pages.Line]:
+def made(root: Path, page: Path, template: Path, runs: dict) -> list[pages.Line]:
     """The lines that a page should have."""
     return pages.make(template, runs, template.relative_to(root).as_posix())
 
@@ -121,7 +128,8 @@ def made(root: Path, page: Path, template: Path, runs: dict[str, KeptRun]) -> li
 def write_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[Path]:
     """Write all pages anew; returns those that changed.  Raises pages.PageError before the first of them is written."""
     root = Path(root)
-    texts = {page: pages.text(made(root, page, one, runs)) for page, one in pages.templates(root).items()}
+    sources = with_benchmarks(root, runs)
+    texts = {page: pages.text(made(root, page, one, sources)) for page, one in pages.templates(root).items()}
     changed = [page for page, text in texts.items() if not page.exists() or page.read_text() != text]
     for page in changed:
         _write(page, texts[page])

@@ -22,6 +22,13 @@ meant where none is named. With `ntk/drift/default` for the run:
     {{level}}                                   of the intervals in reason and measured: `95.5 %`
     {{table}}                                   the report's table of means
 
+and for what a benchmark printed (reporting/benchmarks.py):
+
+    {{benchmark training: table}}               its first table, or the first that has these columns, and only them:
+    {{benchmark training: table case; fit}}
+    {{benchmark training: cell fit; case=mlp 3x512}}    one cell of the first table with these columns
+    {{benchmark training: date}}                `command`, `versions`, `machine` and `load` likewise
+
 A duration is the time of a run's configs, one after the other: two workers take about half of it by the clock.
 Behind a column and its conditions `, decimals=2` and `, digits=2` set how many decimals or significant digits a number
 has; else a percentage has one decimal, and all others have three significant digits. `, percent` makes a percentage of
@@ -37,10 +44,11 @@ from analysis.statistics import t_interval
 from judging.decision import format_seconds
 from judging.wording import field_text
 from reporting import tables
+from reporting.benchmarks import Benchmark
 
 TEMPLATES = Path("docs") / "templates"
 PLACE = re.compile(r"\{\{(.*?)\}\}")
-RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+):\s*(.*)")
+RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+|benchmark [\w-]+):\s*(.*)")
 TOGETHER = re.compile(r"duration of (.+)")
 NUMBER = re.compile(r"[+-]?\d[\d.e+-]* \[[^\]]*\]")
 PLAIN = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
@@ -88,8 +96,9 @@ def _asked(place, used):
 
 
 def make(template: str | Path, runs: dict, title: str | None = None) -> list[Line]:
-    """[Line] of the page that a template makes; runs: {name: harness.evidence.KeptRun}.  Raises PageError.
+    """[Line] of the page that a template makes.  Raises PageError.
 
+    runs: {name: harness.evidence.KeptRun, or reporting.benchmarks.Benchmark}.
     title: what the page's first line calls the template.
     """
     made, used = [Line(NOTE.format(title or template))], None
@@ -144,7 +153,9 @@ def _apart(before, now):
 
 
 def value(run: Any, what: str) -> str:
-    """The text that a placeholder stands for; PageError if the run has no such thing."""
+    """The text that a placeholder stands for; PageError if the run, or benchmark, has no such thing."""
+    if isinstance(run, Benchmark):
+        return _of_benchmark(run, what)
     word, _, rest = what.partition(" ")
     if word in SIMPLE and not rest:
         return SIMPLE[word](run)
@@ -169,6 +180,26 @@ def value(run: Any, what: str) -> str:
         return run.verdict.groups[group][1] if kind == "outcome" else run.verdict.measured[group]
     known = f"{', '.join((*SIMPLE, *OF_COLUMN))}, bold verdict, outcome, measured, number N, after WORDS"
     raise PageError(f"{what!r} means nothing: there are {known}")
+
+
+def _of_benchmark(benchmark, what):
+    """What a benchmark printed, or how it was called."""
+    if what in benchmark.facts:
+        return benchmark.facts[what]
+    kind, _, rest = what.partition(" ")
+    columns = [part.strip() for part in rest.split(";")] if rest else []
+    try:
+        if kind == "table":
+            table = benchmark.table(*columns)
+            return tables.markdown(table[columns or list(table)])
+        if kind == "cell" and columns:
+            column, pairs = columns[0], [part.partition("=")[::2] for part in columns[1:]]
+            table = benchmark.table(column, *(name for name, _ in pairs))
+            (cell,) = table.loc[[all(row[name] == said for name, said in pairs) for _, row in table.iterrows()], column]
+            return cell
+    except ValueError as error:
+        raise PageError(f"benchmark {benchmark.name} has no {what!r}: {error}") from error
+    raise PageError(f"{what!r} means nothing: there are {', '.join(benchmark.facts)}, table COLUMNS, cell COLUMN; A=B")
 
 
 def duration(runs: list) -> str:
@@ -199,7 +230,8 @@ def _known(runs, name):
     if name is None:
         raise PageError("no run is named, and no line {{use run}} stands above")
     near = difflib.get_close_matches(name, runs, 1)
-    raise PageError(f"evidence has no run {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    missing = f"{'' if name.startswith('benchmark ') else 'run '}{name}"
+    raise PageError(f"evidence has no {missing}" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
 def _group(run, label):

@@ -16,7 +16,7 @@ from harness import evidence, runner
 from judging import chance, decision
 from judging.decision import Finding, Statement, above, below, decide
 from judging.wording import format_interval
-from reporting import docket, verdict_file
+from reporting import benchmarks, docket, verdict_file
 from tests import fake_experiment
 from tests.fake_experiment import Fake
 
@@ -106,6 +106,21 @@ def reseal(folder):
     content = json.loads((folder / "verdict.json").read_text())
     content.pop("sha256")
     verdict_file.write_content(folder, content)
+
+
+def test_a_page_follows_from_kept_benchmarks_too(project):
+    place = benchmarks.folder(project)
+    place.mkdir(parents=True)
+    head = "".join(f"{name}: x\n" for name in benchmarks.FACTS)
+    (place / "speed.txt").write_text(f"{head}\n| case | fit |\n| --- | --- |\n| a | 1.5 |\n")
+    problems, runs = evidence.check(project)
+    assert problems == ["quoted by no page: benchmark speed"]
+    (project / "docs/templates/docs/speed.md").write_text("{{benchmark speed: cell fit; case=a}} s\n")
+    assert evidence.write_pages(project, runs) == [project / "docs/speed.md"]
+    assert (project / "docs/speed.md").read_text().endswith("1.5 s\n") and evidence.check(project)[0] == []
+    (place / "speed.txt").write_text((place / "speed.txt").read_text().replace("1.5", "1.6"))
+    (problem,) = evidence.check(project)[0]
+    assert problem.startswith("docs/speed.md, line 2 (benchmark speed): has")
 
 
 # -- what is kept

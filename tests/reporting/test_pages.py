@@ -8,6 +8,7 @@ import pytest
 from analysis.statistics import t_interval
 from judging.verdict import Verdict
 from reporting import pages
+from reporting.benchmarks import Benchmark
 
 NAME = "ntk/drift/wide"
 RANGE = " times by a margin of -45 of 45, at a level 0.2 to 1e-06. A sublevel 3."
@@ -184,3 +185,46 @@ def test_each_stale_line_is_named_with_its_run(tmp_path):
         page.write_text(text.replace(before, after))
         problems = pages.stale(page, lines, "page.md")
         assert len(problems) == len(said) and all(p.startswith(s) for p, s in zip(problems, said)), problems
+
+
+BENCHMARK = Benchmark("speed", {"command": "python -m speed", "date": "2026-11-28"}, [
+    pd.DataFrame([["a", "1", "2"], ["b", "3", "4"]], columns=["case", "fit", "fit / Keras"]),
+    pd.DataFrame([["a", "5", "x"], ["a", "6", "y"]], columns=["case", "peak", "kind"]),
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("what, said", [
+    ("date", "2026-11-28"),
+    ("command", "python -m speed"),
+    ("cell fit / Keras; case=b", "4"),
+    ("cell peak; case=a; kind=y", "6"),
+    ("table", "| case | fit | fit / Keras |\n| --- | --- | --- |\n| a | 1 | 2 |\n| b | 3 | 4 |"),
+    ("table peak; case", "| peak | case |\n| --- | --- |\n| 5 | a |\n| 6 | a |"),
+])  # fmt: skip
+def test_what_a_placeholder_of_a_benchmark_stands_for(what, said):
+    assert pages.value(BENCHMARK, what) == said
+
+
+@pytest.mark.parametrize("what, said", [
+    ("machine", "means nothing"),
+    ("cell", "means nothing"),
+    ("table speed", "no table of it has speed"),
+    ("cell fit; kind=x", "no table of it has fit, kind"),
+    ("cell fit; case=c", "values to unpack"),  # no such row
+    ("cell peak; case=a", "values to unpack"),  # two of them
+])  # fmt: skip
+def test_what_a_benchmark_does_not_have_is_an_error(what, said):
+    with pytest.raises(pages.PageError, match=said) as error:
+        pages.value(BENCHMARK, what)
+    assert "\n" not in str(error.value)
+
+
+def test_a_page_quotes_a_benchmark_by_its_name(tmp_path):
+    template = tmp_path / "page.md"
+    template.write_text("Of {{benchmark speed: date}}:\n{{benchmark speed: table case; fit}}\n")
+    lines = pages.make(template, {"benchmark speed": BENCHMARK})
+    assert [line.text for line in lines[1:]] == ["Of 2026-11-28:", "| case | fit |", "| --- | --- |", "| a | 1 |",
+                                                 "| b | 3 |"]  # fmt: skip
+    assert pages.quoted(template) == {"benchmark speed"} and lines[3].runs == ("benchmark speed",)
+    with pytest.raises(pages.PageError, match="evidence has no benchmark speed"):
+        pages.make(template, {})
