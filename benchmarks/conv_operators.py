@@ -19,6 +19,7 @@ from absl import app, flags
 from threadpoolctl import threadpool_limits
 
 from analysis.conv_operators import model_operators, rank_max, singular_values
+from benchmarks.tables import head, row
 from models import NetworkConfig, build
 
 flags.DEFINE_integer("width", 64, "channels of the first stage; 64: ResNet-18", lower_bound=1)
@@ -74,21 +75,21 @@ def main(_):
 
     # [wall or cpu, repeats]
     ours, plain = ({name: np.transpose(t) for name, t in times.items()} for times in (ours, plain))
-    print("| convolution | input | kernel | ours s | NumPy s | ratio |\n|---|---|---|---|---|---|")
+    head("convolution", "input", "kernel", "ours, s", "NumPy, s", "ratio")
     for name, op in operators.items():
         shape, size = "x".join(map(str, kernels[name].shape)), "x".join(map(str, op.operator_size))
-        print(row(f"{name} /{op.strides[0]}", size, shape, ours[name][0], plain[name][0]))
+        row(f"{name} /{op.strides[0]}", size, shape, *medians(ours[name][0], plain[name][0]))
     totals = [np.sum(list(times.values()), axis=0) for times in (ours, plain)]
-    print(row("**all**", "", "", *(t[0] for t in totals)))
-    print(row("**all, CPU time**", "", "", *(t[1] for t in totals)))
+    row("all", "", "", *medians(*(t[0] for t in totals)))
+    row("all, processor time", "", "", *medians(*(t[1] for t in totals)))
     print(f"\nLargest difference: {worst:.1e} of the largest singular value; median of {FLAGS.repeats} paired runs.")
     if edits:
         print(f"rank_max on all kernels: {np.median(edits):.2f} s.")
 
 
-def row(name, size, shape, ours, plain):
-    ratio = np.median(np.divide(ours, plain))
-    return f"| {name} | {size} | {shape} | {np.median(ours):.3f} | {np.median(plain):.3f} | {ratio:.2f} |"
+def medians(ours, plain):
+    """Medians of both, and of their ratio, as text."""
+    return f"{np.median(ours):.3f}", f"{np.median(plain):.3f}", f"{np.median(np.divide(ours, plain)):.2f}"
 
 
 if __name__ == "__main__":

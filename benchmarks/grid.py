@@ -22,8 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.tables import head, row
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 
 def driver(number, workers):
@@ -49,7 +52,7 @@ def driver(number, workers):
 
 
 def throughput(workers, configs):
-    """Print configs a minute of small trained networks, starts included, by the script as a person calls it."""
+    """Print a row: configs a minute of small trained networks, starts included, by the script as a person calls it."""
     folder = tempfile.mkdtemp()
     seeds = ",".join(map(str, range(configs)))
     options = f"--experiment=drift --width=64 --depth=1 --epochs=60 --ntk_sample=30 --seed={seeds} --max_seeds=0"
@@ -60,7 +63,7 @@ def throughput(workers, configs):
     )  # fmt: skip
     elapsed = time.perf_counter() - started
     shutil.rmtree(folder)
-    print(f"{workers} workers: {configs} configs in {elapsed:.0f} s, {60 * configs / elapsed:.1f} a minute", flush=True)
+    row(workers, configs, f"{elapsed:.0f}", f"{60 * configs / elapsed:.0f}")
 
 
 def tiny(number):
@@ -105,20 +108,23 @@ def run_tiny(number, folder):
 
 def tiny_grids(number, peer, rounds):
     """Print memory and time of tiny configs; with the folder of another checkout both in turn, and their ratio."""
-    found = {folder: [] for folder in filter(None, (str(ROOT), peer))}
+    found = {"this": [], **({"the other": []} if peer else {})}
+    counts = sorted({1, max(1, number // 5), number})
+    head("checkout", "configs a minute", "processor seconds a config", *(f"MiB after {n}" for n in counts))
     for _ in range(rounds):
-        for folder, results in found.items():
-            results.append(run_tiny(number, folder))
+        for name, results in found.items():
+            results.append(run_tiny(number, ROOT if name == "this" else peer))
             last = results[-1]
-            at = ", ".join(f"{last['memory'][i - 1]:.0f} MiB after {i}" for i in sorted({1, number // 5, number}) if i)
-            print(
-                f"{folder}: {60 / last['elapsed']:.0f} configs a minute, {last['busy']:.3f} s of processor time a "
-                f"config, {at}", flush=True,
-            )  # fmt: skip
+            memory = [f"{last['memory'][n - 1]:.0f}" for n in counts]
+            row(name, f"{60 / last['elapsed']:.0f}", f"{last['busy']:.3f}", *memory)
     if peer:
-        for name in ("elapsed", "busy"):
-            ratios = [theirs[name] / mine[name] for mine, theirs in zip(*found.values())]
-            print(f"{name}: {peer} takes {statistics.median(ratios):.2f} times as long (median of {rounds} pairs)")
+        print(f"\nThe other checkout takes so many times as long (medians of {rounds} pairs):\n")
+        ratios = {
+            name: statistics.median(theirs[name] / mine[name] for mine, theirs in zip(*found.values()))
+            for name in ("elapsed", "busy")
+        }
+        head("wall time", "processor time")
+        row(f"{ratios['elapsed']:.2f}", f"{ratios['busy']:.2f}")
 
 
 def main():
@@ -135,11 +141,13 @@ def main():
             tiny_grids(number, arguments.peer, arguments.rounds)
         return
     if arguments.throughput:
+        head("workers", "configs", "seconds", "configs a minute")
         for number in arguments.configs or [40]:
             for workers in arguments.workers:
                 throughput(workers, number)
         return
     least = None
+    head("configs", "seconds", "of the driver", "MiB", "ms more a config", "KiB more a config")
     for number in sorted(arguments.configs or [10, 1000, 10000]):
         code = f"from benchmarks.grid import driver; driver({number}, {max(2, *arguments.workers)})"
         # A process each, as memory is that of a process.
@@ -147,14 +155,11 @@ def main():
         found = json.loads(done.stdout.splitlines()[-1])
         least = least or found
         more = number - least["configs"]
-        each = "".join(
-            f", {scale * (found[name] - least[name]) / more:.2f} {unit} a config"
-            for name, scale, unit in (("busy", 1000, "ms"), ("memory", 1024, "KiB")) if more
-        )  # fmt: skip
-        print(
-            f"{number:6d} configs: {found['elapsed']:6.1f} s, of the driver {found['busy']:5.1f} s and "
-            f"{found['memory']:5.0f} MiB{each}", flush=True,
-        )  # fmt: skip
+        each = [
+            f"{scale * (found[name] - least[name]) / more:.1f}" if more else ""
+            for name, scale in (("busy", 1000), ("memory", 1024))
+        ]
+        row(number, f"{found['elapsed']:.1f}", f"{found['busy']:.1f}", f"{found['memory']:.0f}", *each)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.tables import head, row
 from models import NetworkConfig, build
 from training.fit import TrainingConfig, compile_model
 
@@ -51,13 +52,11 @@ def main():
             step[name](x, y)
             seconds[name].append(time.perf_counter() - start)
     plain = np.array(seconds["none"])
+    head("regularizer", "median step, ms", "median of paired ratios to none, 95 % (bootstrap)")
     for name, values in seconds.items():
         ratios = np.array(values) / plain
         low, high = np.quantile([np.median(rng.choice(ratios, len(ratios))) for _ in range(1000)], [0.025, 0.975])
-        print(
-            f"{name:24} median {1e3 * np.median(values):7.1f} ms   median of paired ratios to none "
-            f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}] (95 %, bootstrap)"
-        )
+        row(name, f"{1e3 * np.median(values):.1f}", f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+from benchmarks.tables import head, row
 from benchmarks.training import CASES, Process, spread
 
 
@@ -46,11 +47,10 @@ def main():
         parser.error(f"--rounds must be at least 1, got {arguments.rounds}")
     cores = len(os.sched_getaffinity(0))
     print(f"Images in a second, median [least, most] of {arguments.rounds} rounds; ratios are those within a round.\n")
-    print(f"| case | one process, {cores} threads | {cores} processes, one thread each | ratio |")
-    print("| --- " * 4 + "|")
+    head("case", f"one process, {cores} threads", f"{cores} processes, one thread each", "ratio")
     for case in arguments.cases:
         one, many = measure(case, arguments.rounds, cores).T
-        print(f"| {case} | {spread(one, 0)} | {spread(many, 0)} | {spread(many / one, 2)} |", flush=True)
+        row(case, spread(one, 0), spread(many, 0), spread(many / one, 2))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
+from benchmarks.tables import head, row
 from models import NetworkConfig, build
 from training.data import DataConfig, batches, epoch_numbers, load
 from training.fit import TrainingConfig, compile_model, on_epochs, whole_epoch
@@ -70,11 +71,10 @@ def measure(data, width, batch_size, variant, epochs):
 def main(_):
     data, args = load(DataConfig(), seed=0), flags.FLAGS
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed")  # a tf.data pipeline has its own order
-    print(f"| width | images a step | {' | '.join(VARIANTS)} |\n| --- | --- |{' --- |' * len(VARIANTS)}")
+    head("width", "images a step", *VARIANTS)
     for width, batch_size in itertools.product(map(int, args.width), map(int, args.batch_size)):
         rounds = [[measure(data, width, batch_size, v, args.epochs) for v in VARIANTS] for _ in range(args.rounds)]
-        times = " | ".join(f"{milliseconds:.1f}" for milliseconds in np.median(rounds, axis=0))
-        print(f"| {width} | {batch_size} | {times} |")
+        row(width, batch_size, *(f"{milliseconds:.1f}" for milliseconds in np.median(rounds, axis=0)))
 
 
 if __name__ == "__main__":

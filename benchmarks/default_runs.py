@@ -1,0 +1,75 @@
+"""What does the default run of every experiment cost?
+
+    python -m benchmarks.default_runs
+    python -m benchmarks.default_runs --peer=FOLDER --peer_flags=      # in turn with another checkout
+
+Each run is the script as a person calls it, in one process (`--workers=1`), with its start and its report. Processor
+seconds are those of the process and of what it started. A run of the other checkout has the defaults that it had then:
+where these have changed, the two did not do the same, and only a person's waiting is compared.
+"""
+import argparse
+import importlib
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.tables import head, row
+
+ROOT = Path(__file__).parents[1]
+SUBJECTS = ("local_minima", "norm", "ntk", "rank")  # a script each: run_<subject>.py
+
+
+def timed(folder, script, experiment, more):
+    """(processor seconds, wall seconds) of a default run of a checkout."""
+    with tempfile.TemporaryDirectory() as out:
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, f"{script}.py", f"--experiment={experiment}", f"--out_dir={out}", *more], cwd=folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"error: {script}.py --experiment={experiment} ended with {done.stderr.strip().splitlines()[-1:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
+def has(folder, script, experiment):
+    """Does a checkout have an experiment?  Its file is called like it."""
+    return (Path(folder) / "experiments" / script.removeprefix("run_") / f"{experiment}.py").exists()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", help="folder of another checkout")
+    parser.add_argument("--flags", default="--workers=1", help="of every run")
+    parser.add_argument("--peer_flags", default="--workers=1", help="of every run of the other checkout")
+    parser.add_argument("--experiments", nargs="*", default=[], help="all when empty")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.path.insert(0, str(ROOT))
+    chosen = [
+        (f"run_{subject}", name)
+        for subject in SUBJECTS
+        for name in importlib.import_module(f"run_{subject}").EXPERIMENTS
+    ]
+    if unknown := set(arguments.experiments) - {name for _, name in chosen}:
+        parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
+    of_peer = ["the other's processor seconds", "the other's wall seconds"] if arguments.peer else []
+    head("experiment", "processor seconds", "wall seconds", *of_peer)
+    for script, name in chosen:
+        if arguments.experiments and name not in arguments.experiments:
+            continue
+        seconds = timed(ROOT, script, name, shlex.split(arguments.flags))
+        if arguments.peer:
+            there = has(arguments.peer, script, name)
+            seconds += timed(arguments.peer, script, name, shlex.split(arguments.peer_flags)) if there else ("", "")
+        row(name, *(value and f"{value:.0f}" for value in seconds))
+
+
+if __name__ == "__main__":
+    main()
