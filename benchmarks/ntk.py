@@ -425,10 +425,8 @@ def main(_):
     names = list(CASES) if FLAGS.cases == ["all"] else FLAGS.cases
     if unknown := set(names) - set(CASES):
         raise app.UsageError(f"unknown cases {sorted(unknown)}; allowed: {', '.join(CASES)}.")
-    print(
-        f"Matrix products: {matmul_rate():.0f} GFLOP/s (float32). "
-        f"Seconds: medians of {FLAGS.repeats} paired runs. Peak GiB.\n"
-    )
+    print(f"| matrix products in float32, GFLOP/s |\n| --- |\n| {matmul_rate():.0f} |\n")
+    print(f"Seconds: medians of {FLAGS.repeats} paired runs. Peak GiB.\n")
     print(
         "| case | empirical_ntk | neural-tangents | ratio | GFLOP | GFLOP/s | tape.jacobian | GiB "
         "| GiB, neural-tangents | GiB, tape.jacobian | relative difference | its best implementation |\n|" + "---|" * 12

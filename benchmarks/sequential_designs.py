@@ -13,9 +13,16 @@ One-sided t-tests at 2.5 % in all, looked at after some numbers of seeds:
 - anytime: the Bayes factor of the t-test with a standard normal prior on the effect (Goenen et al. 2005),
   an e-process under the scale group (Perez-Ortiz et al. 2024; Wang & Ramdas 2025): decided above 1 / (2 * 2.5 %).
 """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 from absl import app, flags
 from scipy import stats
+
+from benchmarks.tables import head, row
 
 LEVEL = 0.025
 FLAGS = flags.FLAGS
@@ -74,24 +81,48 @@ NOISE = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "t3": lambda rng, shape: rng.standard_t(3, shape) / np.sqrt(3),
 }
+SKEWED = {  # of mean 0
+    "lognormal": lambda rng, shape: rng.lognormal(0, SIGMA, shape) - np.exp(SIGMA**2 / 2),
+    "exponential": lambda rng, shape: rng.exponential(1, shape) - 1,
+}
+SIGMA = 0.5  # of benchmarks/scenarios: a skewness of 1.75
+SINGLE = LEVEL / 2.5  # at which a single value is tested (judging/decision.py)
+
+
+def design_table(looks, trials):
+    """Print a row for each design with looks at these numbers of seeds."""
+    effects = (1, 2)
+    head(f"design, looks at {'-'.join(map(str, looks))} seeds", *(f"error, {noise}" for noise in NOISE),
+         *(f"power at {effect} sd (mean seeds)" for effect in effects))  # fmt: skip
+    for design in DESIGNS:
+        cells = []
+        for effect, noise in (*((0, noise) for noise in NOISE), *((effect, "normal") for effect in effects)):
+            x = effect + NOISE[noise](np.random.default_rng(0), (trials, looks[-1]))
+            hits = decided(design, x, looks)
+            used = np.array(looks)[np.where(hits.any(axis=0), hits.argmax(axis=0), len(looks) - 1)].mean()
+            cells.append(f"{100 * hits.any(axis=0).mean():.1f} %" + (f" ({used:.1f})" if effect else ""))
+        row(" ".join(map(str, design)), *cells)
+
+
+def skewed_table(sizes, trials):
+    """Print the error of a one-sided t-test of single values of mean 0, in the worse direction and in the other."""
+    head("noise", "level", "direction", *(f"error with {n} seeds" for n in sizes))
+    for noise, draw in SKEWED.items():
+        x = draw(np.random.default_rng(0), (trials, sizes[-1]))
+        for level in (LEVEL, SINGLE):
+            for sign, direction in ((-1, "away from the tail"), (1, "towards the tail")):
+                errors = [100 * np.mean(p_values(sign * x, [n]) <= level) for n in sizes]
+                row(noise, f"{100 * level:g} %", direction, *(f"{error:.1f} %" for error in errors))
 
 
 def main(_):
-    trials = FLAGS.trials
     for plan in FLAGS.looks:
-        looks = [int(n) for n in plan.split("-")]
-        print(f"\nlooks at {plan} seeds: error (normal, t3); power (and mean seeds) at 0.5, 1, 2 standard deviations")
-        for design in DESIGNS:
-            cells = []
-            for noise, effect in (("normal", 0), ("t3", 0), ("normal", 0.5), ("normal", 1), ("normal", 2)):
-                x = effect + NOISE[noise](np.random.default_rng(0), (trials, looks[-1]))
-                hits = decided(design, x, looks)
-                used = np.array(looks)[np.where(hits.any(axis=0), hits.argmax(axis=0), len(looks) - 1)].mean()
-                cells.append(f"{hits.any(axis=0).mean():.3f}" + (f" ({used:4.1f})" if effect else ""))
-            print(f"{' '.join(map(str, design)):22} " + "  ".join(cells))
+        design_table([int(n) for n in plan.split("-")], FLAGS.trials)
+        print()
+    skewed_table([3, 4, 6, 12], FLAGS.trials)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("trials", 100_000, "simulated trials for each number")
+    flags.DEFINE_integer("trials", 200_000, "simulated trials for each number")
     flags.DEFINE_list("looks", ["6-8-12", "3-4-6", "3-6-12", "6-12-24"], "numbers of seeds at the looks")
     app.run(main)
