@@ -214,7 +214,20 @@ def summary(kept):
         More than two Monte Carlo errors above 5 % {f'are {above} of them' if above else 'is none'}.
         {len(wrong) - unclear} lie below 5 % with a confidence of 95 % each (exact binomial bound, for one look at its
         tables); {unclear} have too few tables for it."""
-    return textwrap.fill(" ".join(text.split()), 120)
+    return textwrap.fill(" ".join(f"{text} {of_stress(kept)}".split()), 120)
+
+
+def of_stress(kept):
+    """A sentence on the noise that is more than the rules are made for; "" where it was not simulated."""
+    found = kept[kept["what"] == "stress"]
+    above = found[found["share"] > ERROR]
+    if not len(found):
+        return ""
+    names = ", ".join(dict.fromkeys(above["experiment"])) or "none"
+    return (
+        f"With skewed and uneven noise, beyond what is promised, {len(above)} of {len(found)} edges err in more than "
+        f"5 % ({names}), the worst in {percent(found['share'].max())} %."
+    )
 
 
 def null_columns(kept):

@@ -164,7 +164,7 @@ def main():
         seconds = (found["busy"] - least["busy"]) / more
         print("\nSo of one driver:\n")
         head("configs a second at most", "workers fed with configs of 0.1 s", "of 1 s", "of a minute")
-        row(*(f"{number / seconds:.2g}" for number in (1, 0.1)), *(f"{number / seconds:.0f}" for number in (1, 60)))
+        row(*(f"{number / seconds:.0f}" for number in (1, 0.1, 1, 60)))
 
 
 if __name__ == "__main__":

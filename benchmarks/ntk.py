@@ -398,7 +398,7 @@ def largest_difference(kernels):
 def cells(name, times, memory, implementation, operations, difference):
     """The texts of a row.  implementation: of neural-tangents, None without one.  operations: in 10^9."""
     median = {m: float(np.median(t)) for m, t in times.items()}
-    gib = {m: b / 2**30 for m, b in memory.items()}
+    gib = {m: max(b, 0) / 2**30 for m, b in memory.items()}  # a peak below the start is none
     ratio = (
         float(np.median(np.divide(times["empirical_ntk"], times[implementation]))) if implementation else float("nan")
     )
