@@ -9,7 +9,6 @@ where these have changed, the two did not do the same, and only a person's waiti
 """
 import argparse
 import importlib
-import os
 import resource
 import shlex
 import subprocess
@@ -18,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.calibration import SUBJECTS
 from benchmarks.tables import head, row
 
 ROOT = Path(__file__).parents[1]
-SUBJECTS = ("local_minima", "norm", "ntk", "rank")  # a script each: run_<subject>.py
 
 
 def timed(folder, script, experiment, more):
@@ -50,8 +49,6 @@ def main():
     parser.add_argument("--peer_flags", default="--workers=1", help="of every run of the other checkout")
     parser.add_argument("--experiments", nargs="*", default=[], help="all when empty")
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.path.insert(0, str(ROOT))
     chosen = [
         (f"run_{subject}", name)
         for subject in SUBJECTS

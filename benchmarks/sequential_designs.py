@@ -23,6 +23,7 @@ from absl import app, flags
 from scipy import stats
 
 from benchmarks.tables import head, row
+from judging.decision import SKEW
 
 LEVEL = 0.025
 FLAGS = flags.FLAGS
@@ -86,7 +87,7 @@ SKEWED = {  # of mean 0
     "exponential": lambda rng, shape: rng.exponential(1, shape) - 1,
 }
 SIGMA = 0.5  # of benchmarks/scenarios: a skewness of 1.75
-SINGLE = LEVEL / 2.5  # at which a single value is tested (judging/decision.py)
+SINGLE = LEVEL / SKEW  # at which a single value is tested
 
 
 def design_table(looks, trials):

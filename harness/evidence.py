@@ -73,9 +73,9 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
     A line names the page and the run.  runs: {name: KeptRun} of those that are sound but for their verdict.
     """
     root, runs, problems = Path(root), {}, []
-    templates = pages.templates(root)
+    templates, places = pages.templates(root), folders(root / PLACE)
     quotes = {page: pages.quoted(template) for page, template in templates.items()}
-    for name, folder in folders(root / PLACE).items():
+    for name, folder in places.items():
         titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if name in names]
         where = f"{', '.join(titles) or 'quoted by no page'}: {name}"
         try:
@@ -84,7 +84,7 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
             problems.append(f"{where}: {error}".replace(f"{folder}{os.sep}", ""))
         else:
             problems += [f"{where}: {line}" for line in changes(runs[name])]
-    lost, sources = folders(root / PLACE).keys() - runs.keys(), with_benchmarks(root, runs)
+    lost, sources = places.keys() - runs.keys(), with_benchmarks(root, runs)
     for page, template in templates.items():
         if not quotes[page] & lost:  # what is wrong there has been said
             try:
@@ -93,7 +93,7 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
                 problems.append(str(error))
     unquoted = (sources.keys() - runs.keys()).difference(*quotes.values())
     problems += [f"quoted by no page: {name}" for name in sorted(unquoted)]
-    return problems + check_figures(root, templates), runs
+    return problems + check_figures(root, templates, places.values()), runs
 
 
 def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:
@@ -101,13 +101,14 @@ def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:
     return {**runs, **{f"benchmark {name}": found for name, found in benchmarks.load(root).items()}}
 
 
-def check_figures(root: Path, templates: dict[Path, Path]) -> list[str]:
+def check_figures(root: Path, templates: dict[Path, Path], places: Iterable[Path]) -> list[str]:
     """[one line for each figure of a page that lies beside no kept run, and for each kept one that no page shows].
 
     Beside a run are the figures that were kept with it, by its verdict.json; loading it compares their checksums.
+    places: the folders of all kept runs.
     """
     problems, shown, kept = [], set(), set()
-    for folder in folders(root / PLACE).values():
+    for folder in places:
         with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged run, of which other lines tell
             kept |= {folder / name for name in files.read_json(folder / verdict_file.NAME)["files"]}
     for page, template in templates.items():
