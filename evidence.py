@@ -39,14 +39,14 @@ def main(_):
                 for line in kept_runs.accept(folder, name):
                     print(f"{name}: {line}")
             return
-        problems, runs = kept_runs.check(root)
+        problems, runs = kept_runs.check_runs(root)
         if FLAGS.write:
             for page in kept_runs.write_pages(root, runs):
                 print(f"{page.relative_to(root)} was written anew")
-            problems, runs = kept_runs.check(root)
+        problems += kept_runs.check_pages(root, runs)
         if FLAGS.reports:
             print(f"{FLAGS.reports}: reports of {len(kept_runs.write_reports(runs, place, FLAGS.reports))} kept runs")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     for problem in problems:
         print(problem)

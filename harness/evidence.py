@@ -72,10 +72,15 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
 
     A line names the page and the run.  runs: {name: KeptRun} of those that are sound but for their verdict.
     """
+    problems, runs = check_runs(root)
+    return problems + check_pages(root, runs), runs
+
+
+def check_runs(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
+    """`check` of the kept runs alone: are they sound, and judged as they were?"""
     root, runs, problems = Path(root), {}, []
-    templates, places = pages.templates(root), folders(root / PLACE)
-    quotes = {page: pages.quoted(template) for page, template in templates.items()}
-    for name, folder in places.items():
+    quotes = quoted_by(root)
+    for name, folder in folders(root / PLACE).items():
         titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if name in names]
         where = f"{', '.join(titles) or 'quoted by no page'}: {name}"
         try:
@@ -84,16 +89,31 @@ def check(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
             problems.append(f"{where}: {error}".replace(f"{folder}{os.sep}", ""))
         else:
             problems += [f"{where}: {line}" for line in changes(runs[name])]
-    lost, sources = places.keys() - runs.keys(), with_benchmarks(root, runs)
+    return problems, runs
+
+
+def quoted_by(root: Path) -> dict[Path, set[str]]:
+    """{page: names of the runs and benchmarks that its template quotes}."""
+    return {page: pages.quoted(template) for page, template in pages.templates(root).items()}
+
+
+def check_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[str]:
+    """[one line for each part of a page, and each figure, that does not follow from its template and the kept runs].
+
+    runs: of `check_runs`; pages that quote others are left out, as it has told what is wrong with these.
+    """
+    root, problems = Path(root), []
+    places, quotes = folders(root / PLACE), quoted_by(root)
+    lost, sources, templates = places.keys() - runs.keys(), with_benchmarks(root, runs), pages.templates(root)
     for page, template in templates.items():
-        if not quotes[page] & lost:  # what is wrong there has been said
+        if not quotes[page] & lost:
             try:
                 problems += pages.stale(page, made(root, page, template, sources), page.relative_to(root).as_posix())
             except pages.PageError as error:
                 problems.append(str(error))
     unquoted = (sources.keys() - runs.keys()).difference(*quotes.values())
     problems += [f"quoted by no page: {name}" for name in sorted(unquoted)]
-    return problems + check_figures(root, templates, places.values()), runs
+    return problems + check_figures(root, templates, places.values())
 
 
 def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:

@@ -46,7 +46,10 @@ def read(path: Path) -> Benchmark:
     facts = dict(line.partition(": ")[::2] for line in head.splitlines())
     if list(facts) != list(FACTS):
         raise ValueError(f"{path} does not begin with lines of {', '.join(FACTS)}: see benchmarks/keep.py")
-    return Benchmark(path.stem, facts, tables_of(printed))
+    try:
+        return Benchmark(path.stem, facts, tables_of(printed))
+    except ValueError as error:
+        raise ValueError(f"{path} has a table whose rows are not of one length: {error}") from error
 
 
 def tables_of(printed: str) -> list[pd.DataFrame]:

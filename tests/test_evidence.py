@@ -65,6 +65,10 @@ def test_the_script_says_what_it_found(tmp_path):
     assert script(f"--root={tmp_path}", "--write").returncode == 0 and (tmp_path / "page.md").exists()
     said = script(f"--root={tmp_path}", f"--add={tmp_path / 'none'}")
     assert said.stderr == f"error: there is no run folder {tmp_path / 'none'}\n" and said.returncode == 1
+    (tmp_path / "page.md").unlink()
+    (tmp_path / "page.md").mkdir()  # what the system refuses ends in one line, too
+    said = script(f"--root={tmp_path}")
+    assert said.returncode == 1 and said.stderr.startswith("error: ") and len(said.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments, said", [

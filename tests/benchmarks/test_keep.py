@@ -44,3 +44,8 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path):
     (place / "speed.txt").write_text("| a |\n| --- |\n")
     with pytest.raises(ValueError, match=r"speed\.txt does not begin with lines of command, date"):
         benchmarks.load(tmp_path)
+    head = "".join(f"{name}: x\n" for name in benchmarks.FACTS)
+    for printed in ("| a | b |\n| --- | --- |\n| 1 |\n", "| one line |\n"):
+        (place / "speed.txt").write_text(f"{head}\n{printed}")
+        with pytest.raises(ValueError, match=r"speed\.txt has a table whose rows are not of one length"):
+            benchmarks.load(tmp_path)
