@@ -2,7 +2,7 @@
 
 Ray starts and renews the workers, gives each its cores and GPUs, and notices what dies. The run folder stays the truth:
 a worker finds and leaves there what the process of a run without workers would. Where a node does not share that
-folder, the desk, an actor beside the driver, hands checkpoints out and takes checkpoints and results in.
+folder, the desk (harness/desk.py) hands checkpoints out and takes checkpoints and results in.
 """
 import contextlib
 import functools
@@ -12,7 +12,6 @@ import importlib.util
 import math
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
+from harness.desk import Desk
 from harness.experiment import Experiment
 from harness.memo import Memo
 from models import default_width
@@ -38,8 +38,8 @@ from training import data as training_data
 
 ROOT = Path(__file__).parents[1]
 CHOOSE = "choose"  # the value of an absent flag: the defaults of docs/clusters.md
-START = 20  # seconds that Ray and TensorFlow need until the first config of a worker begins, about
-MANY = 300  # configs that are worth that start to two workers however short they are: the shortest take 0.133 seconds
+START = 15  # seconds that Ray and TensorFlow need until the first config of a worker begins, about
+MANY = 230  # configs that are worth that start to two workers however short they are: the shortest take 0.133 seconds
 SHORT = 5  # seconds of a run's first config, which traces for all of its architecture, that say little of the next
 WIDE = {"mlp": 512}  # widest layer of networks that have by default one thread, by model; all others have all cores
 WIDE_ON_DIGITS = {"mlp": 1024, "convnet": 8}  # of 8x8 pixels, where a second thread brings little
@@ -170,52 +170,6 @@ def most_workers(workers: Workers, todo: list) -> tuple[int | None, str]:
 def worth(number: int, left: int, seconds: float | None) -> bool:
     """Do so many workers save more time than they take to start?  seconds: of a config; None where none is known."""
     return left >= MANY if seconds is None else left * seconds * (1 - 1 / number) > START
-
-
-# -- beside the driver
-
-
-class Desk:
-    """On the driver's machine: where workers say what they are at, and files pass to nodes without the run folder."""
-
-    def __init__(self, folder: str | Path):
-        self.folder, self.running, self.lines, self.apart = Path(folder), {}, [], set()
-
-    def begin(self, identity: str, node: str, shares: bool) -> None:
-        self.running[identity] = "begins"
-        if not shares and node not in self.apart:
-            self.apart.add(node)
-            self.lines.append(f"{node} does not share {self.folder}: results and checkpoints come back through Ray.")
-
-    def tell(self, identity: str, text: str) -> None:
-        if identity in self.running:
-            self.running[identity] = text
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def end(self, identity: str) -> None:
-        self.running.pop(identity, None)
-
-    def news(self) -> tuple[dict[str, str], list[str]]:
-        """({config id: what it is at}, lines since the last call)."""
-        lines, self.lines = self.lines, []
-        return dict(self.running), lines
-
-    def fetch(self, identity: str) -> dict[str, bytes]:
-        """{path in the run folder: bytes} of a config's checkpoints."""
-        found = (self.folder / "runs" / identity / "checkpoint").glob("*.npz")
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
-
-    def keep(self, identity: str, contents: dict[str, bytes]) -> None:
-        """Write {path in the run folder: bytes} of a config; a result goes last, as it says that the rest is there."""
-        for name in sorted(contents, key=lambda name: Path(name).name == "result.json"):
-            with files.atomic(self.folder / name, "wb") as stream:
-                stream.write(contents[name])
-        if f"runs/{identity}/result.json" in contents:
-            for name in ("checkpoint", "failed.txt"):
-                path = self.folder / "runs" / identity / name
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 # -- in a worker

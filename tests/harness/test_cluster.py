@@ -24,7 +24,8 @@ import pytest
 import tensorflow as tf
 
 from harness import cluster, runner
-from harness.cluster import CHOOSE, Desk, Workers
+from harness.cluster import CHOOSE, Workers
+from harness.desk import Desk
 from harness.experiment import ProtocolError
 from reporting import files
 from reporting.run_folder import Run, threads_of_process
@@ -244,7 +245,7 @@ def test_the_default_number_of_workers(monkeypatch):
     monkeypatch.setattr(cluster, "installed", lambda: False)
     assert most() == 1
     # 10 s a config: two workers save 5 s of each.
-    assert not cluster.worth(2, 4, 10) and cluster.worth(2, 5, 10) and cluster.worth(8, 3, 10)
+    assert not cluster.worth(2, 3, 10) and cluster.worth(2, 4, 10) and cluster.worth(8, 3, 10)
     assert cluster.worth(2, cluster.MANY, None) and not cluster.worth(2, cluster.MANY - 1, None)
 
 
@@ -370,6 +371,11 @@ def test_checkpoints_and_results_pass_between_nodes_through_the_desk(tmp_path, m
     assert driver.read_history()["epoch"].tolist() == [1]
     assert not (driver.folder / "checkpoint").exists() and not (driver.folder / "failed.txt").exists()
     assert list(driver.events.glob("events*"))
+
+
+def test_the_desk_begins_without_tensorflow():
+    program = "import sys, harness.desk; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
 def test_the_desk_knows_what_workers_are_at_and_who_does_not_share():
