@@ -3,14 +3,16 @@
     python -m benchmarks.default_runs
     python -m benchmarks.default_runs --peer=FOLDER --peer_flags=      # in turn with another checkout
 
-Each run is the script as a person calls it, in one process (`--workers=1`), with its start and its report. Processor
-seconds are those of the process and of what it started. A run of the other checkout has the defaults that it had then:
-where these have changed, the two did not do the same, and only a person's waiting is compared.
+Each run is the script as a person calls it, in one process (`--workers=1`), with its start and its report; medians of
+--rounds. Processor seconds are those of the process and of what it started, but for Ray's workers. A run of the other
+checkout has the defaults that it had then: where these have changed, the two did not do the same, and only a person's
+waiting is compared.
 """
 import argparse
 import importlib
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,6 +49,7 @@ def main():
     parser.add_argument("--peer", help="folder of another checkout")
     parser.add_argument("--flags", default="--workers=1", help="of every run")
     parser.add_argument("--peer_flags", default="--workers=1", help="of every run of the other checkout")
+    parser.add_argument("--rounds", type=int, default=1, help="of every run")
     parser.add_argument("--experiments", nargs="*", default=[], help="all when empty")
     arguments = parser.parse_args()
     chosen = [
@@ -61,11 +64,15 @@ def main():
     for script, name in chosen:
         if arguments.experiments and name not in arguments.experiments:
             continue
-        seconds = timed(ROOT, script, name, shlex.split(arguments.flags))
-        if arguments.peer:
-            there = has(arguments.peer, script, name)
-            seconds += timed(arguments.peer, script, name, shlex.split(arguments.peer_flags)) if there else ("", "")
-        row(name, *(value and f"{value:.0f}" for value in seconds))
+        sides = [(ROOT, arguments.flags)]
+        if arguments.peer and has(arguments.peer, script, name):
+            sides.append((arguments.peer, arguments.peer_flags))
+        rounds = [
+            [seconds for folder, more in sides for seconds in timed(folder, script, name, shlex.split(more))]
+            for _ in range(arguments.rounds)
+        ]
+        medians = [f"{statistics.median(values):.0f}" for values in zip(*rounds)]
+        row(name, *medians, *[""] * (2 + len(of_peer) - len(medians)))
 
 
 if __name__ == "__main__":
