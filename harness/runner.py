@@ -201,10 +201,11 @@ class Sitting:
         self.rows = write_results(self.folder, self.results, self.flags, self.experiment.modernize)
         self.verdict = conclude(self.experiment, self.results, self.folder, self.chances, self.failed, self.taken)
         ids = list(self.results.table["config_id"])
+        self.versions = versions_used(self.folder, ids)
         verdict_file.write(
             self.folder, claim=self.experiment.claim, verdict=self.verdict, script=self.script, experiment=self.name,
             seeds=self.plan[number], configs=len(ids), chances=[self.chances[identity] for identity in ids],
-            failed=self.failed, taken=self.taken, versions=versions_used(self.folder, ids), machine=machine(),
+            failed=self.failed, taken=self.taken, versions=self.versions, machine=machine(),
             seconds=self.results.table["seconds"].sum(),
         )  # fmt: skip
 
@@ -219,8 +220,8 @@ class Sitting:
         drawn = draw(self.experiment, self.results, self.verdict, self.folder)
         write_report(
             self.folder, self.experiment, self.results, self.verdict, drawn, self.rows, script=self.script,
-            name=self.name, flags=self.flags, seconds=time.monotonic() - self.started, quiet=self.quiet,
-            failed=self.failed,
+            name=self.name, flags=self.flags, versions=self.versions, seconds=time.monotonic() - self.started,
+            quiet=self.quiet, failed=self.failed,
         )  # fmt: skip
         return Report(self.verdict, self.results, self.folder, self.failed)
 

@@ -71,12 +71,13 @@ def write_results(folder: Path, results: "Results", flags: list[str], modernize:
 
 def write_report(
     folder: Path, experiment: Any, results: "Results", verdict: Verdict, drawn: dict[str, Figure], rows: pd.DataFrame,
-    *, script: str, name: str, flags: list[str], seconds: float, quiet: bool = False,
+    *, script: str, name: str, flags: list[str], versions: str, seconds: float, quiet: bool = False,
     failed: dict[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Write report.html, report.md, the figures and TensorBoard's overview, and print the essence unless quiet.
 
-    drawn: {name: matplotlib figure}.  rows: what write_results returned.  failed: {config id: why it has no result}.
+    drawn: {name: matplotlib figure}.  rows: what write_results returned.  versions: of `versions_used`.
+    failed: {config id: why it has no result}.
     """
     with plots.style():
         shown = {name: (describe(name, figure), save(folder, name, figure)) for name, figure in drawn.items()}
@@ -86,7 +87,7 @@ def write_report(
     facts = gather(
         folder, experiment, results, verdict, shown, script=script, name=name, flags=flags, failed=failed or {},
         tensorboard=f"tensorboard --logdir={shlex.quote(str(folder / 'tensorboard'))}",
-        versions=versions_used(folder, results.table["config_id"]), machine=machine(), seconds=seconds,
+        versions=versions, machine=machine(), seconds=seconds,
     )  # fmt: skip
     write_pages(folder, facts)
     if not quiet:

@@ -18,7 +18,7 @@ def reported(folder, frame, capsys, quiet=False):
     rows = report.write_results(folder, results(frame), flags)
     report.write_report(
         folder, experiment, results(frame), verdict, drawn, rows, script="run_x", name="first", flags=flags,
-        seconds=2.0, quiet=quiet,
+        versions=report.versions_used(folder, frame["config_id"]), seconds=2.0, quiet=quiet,
     )  # fmt: skip
     return (folder / "report.md").read_text(), capsys.readouterr()
 

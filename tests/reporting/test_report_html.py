@@ -43,7 +43,7 @@ def write(folder, *, diverged=(), unconverged=(), drawn=True, measures=12):
     rows = report.write_results(folder, results, flags)
     report.write_report(
         folder, experiment, results, verdict, {"loss_against_width": figure} if drawn else {}, rows, script="run_x",
-        name="first", flags=flags, seconds=2.0, quiet=True,
+        name="first", flags=flags, versions="tensorflow 2.0", seconds=2.0, quiet=True,
     )  # fmt: skip
     return (folder / "report.html").read_text(), table, figure
 
