@@ -40,6 +40,9 @@ def main(_):
                     print(f"{name}: {line}")
             return
         problems, runs = kept_runs.check_runs(root)
+        if FLAGS.write and problems:
+            print("\n".join(problems))
+            raise ValueError("the kept runs are not in order, so no page was written")
         if FLAGS.write:
             for page in kept_runs.write_pages(root, runs):
                 print(f"{page.relative_to(root)} was written anew")

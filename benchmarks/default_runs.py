@@ -35,7 +35,8 @@ def timed(folder, script, experiment, more):
         )  # fmt: skip
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - started
     if done.returncode:
-        sys.exit(f"error: {script}.py --experiment={experiment} ended with {done.stderr.strip().splitlines()[-1:]}")
+        last = "".join(done.stderr.strip().splitlines()[-1:])
+        sys.exit(f"error: {script}.py --experiment={experiment} ended with {last!r}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
@@ -59,6 +60,10 @@ def main():
     ]
     if unknown := set(arguments.experiments) - {name for _, name in chosen}:
         parser.error(f"there is no experiment {', '.join(sorted(unknown))}")
+    if arguments.rounds < 1:
+        parser.error(f"rounds must be at least 1, got {arguments.rounds}")
+    if arguments.peer and not (Path(arguments.peer) / "run_ntk.py").exists():
+        parser.error(f"{arguments.peer} is no checkout of the project")
     of_peer = ["the other's processor seconds", "the other's wall seconds"] if arguments.peer else []
     head("experiment", "processor seconds", "wall seconds", *of_peer)
     for script, name in chosen:

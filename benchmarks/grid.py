@@ -6,8 +6,8 @@
     python benchmarks/grid.py --tiny --configs 40 --peer FOLDER --rounds 5   # in turn with another checkout
 
 The driver's cost is what one config takes of its processor time: checks, handing it to Ray, reading its result back and
-its row. Workers only write a result that is known, so that ten thousand configs take minutes. The last column leaves
-out what the smallest grid took: Ray's start. Run it on an idle machine; docs/clusters.md has what was measured.
+its row. Workers only write a result that is known, so that ten thousand configs take minutes. The last two columns
+leave out what the smallest grid took: Ray's start. Run it on an idle machine; docs/clusters.md has what was measured.
 """
 import argparse
 import gc

@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from reporting import files
-from reporting.benchmarks import folder
+from reporting.benchmarks import NAME, folder, tables_of
 from reporting.report import machine
 from reporting.run_folder import installed_versions
 
@@ -26,8 +26,13 @@ ROOT = Path(__file__).parents[1]
 def keep(name: str, command: list[str], root: str | Path = ROOT) -> Path:
     """Run a command in the project's folder, show what it prints, and keep it; returns the file.
 
-    Raises RuntimeError where the command fails: then what was kept before stays.
+    Raises RuntimeError where the command fails, and ValueError for a name that no page can quote, for a command of
+    several lines and for tables that are not whole: then what was kept before stays.
     """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a name has letters, digits, _ and -, got {name!r}")
+    if "\n" in shlex.join(command):
+        raise ValueError("the command has several lines: it could not be read back")
     head = {
         "command": shlex.join(command),
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -42,6 +47,12 @@ def keep(name: str, command: list[str], root: str | Path = ROOT) -> Path:
             printed.append(line)
     if process.returncode:
         raise RuntimeError(f"{head['command']} ended with status {process.returncode}: nothing was kept")
+    if not "".join(printed).strip():
+        raise ValueError(f"{head['command']} printed nothing: nothing was kept")
+    try:
+        tables_of("".join(printed))
+    except ValueError as error:
+        raise ValueError(f"{error}: nothing was kept") from error
     path = folder(root) / f"{name}.txt"
     with files.atomic(path) as stream:
         stream.write("".join(f"{key}: {value}\n" for key, value in head.items()) + "\n" + "".join(printed))
@@ -55,7 +66,7 @@ def main():
     arguments = parser.parse_args()
     try:
         print(f"\n{keep(arguments.name, arguments.command)}")
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -36,7 +36,8 @@ PLACE = "evidence"
 FIGURES = "figures"
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 FILES = ("flags.cfg", "results.csv", trial.FILE, verdict_file.NAME)
-NAME = re.compile(r"[\w.-]+")
+NEEDED = ("script", "experiment", "verdict", "seeds", "configs", "chances", "failed", "taken", "versions", "date")
+NAME = re.compile(r"\w[\w.-]*")  # and not `..`
 PRIVATE = ("out_dir", "data_dir")  # flags that say where things lay on somebody's machine
 ALL = math.inf  # images of a whole data set, which are so many that only the margin limits what counts as guessed
 WORDS = 12  # of a text that differs, so many are shown
@@ -104,7 +105,11 @@ def check_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[str]:
     """
     root, problems = Path(root), []
     places, quotes = folders(root / PLACE), quoted_by(root)
-    lost, sources, templates = places.keys() - runs.keys(), with_benchmarks(root, runs), pages.templates(root)
+    sources, templates, lost = with_benchmarks(root, runs), pages.templates(root), places.keys() - runs.keys()
+    for name, problem in benchmarks.load(root)[1].items():
+        lost |= {f"benchmark {name}"}
+        titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if f"benchmark {name}" in names]
+        problems.append(f"{', '.join(titles) or 'quoted by no page'}: benchmark {name}: {problem}")
     for page, template in templates.items():
         if not quotes[page] & lost:
             try:
@@ -118,7 +123,7 @@ def check_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[str]:
 
 def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:
     """{name: KeptRun, or Benchmark} of all that a page may quote; of training.txt the name is `benchmark training`."""
-    return {**runs, **{f"benchmark {name}": found for name, found in benchmarks.load(root).items()}}
+    return {**runs, **{f"benchmark {name}": found for name, found in benchmarks.load(root)[0].items()}}
 
 
 def check_figures(root: Path, templates: dict[Path, Path], places: Iterable[Path]) -> list[str]:
@@ -132,7 +137,7 @@ def check_figures(root: Path, templates: dict[Path, Path], places: Iterable[Path
         with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged run, of which other lines tell
             kept |= {folder / name for name in files.read_json(folder / verdict_file.NAME)["files"]}
     for page, template in templates.items():
-        for target in IMAGE.findall(template.read_text()):
+        for target in IMAGE.findall(files.read_text(template)):
             figure = Path(os.path.normpath(page.parent / target))
             shown.add(figure)
             if figure not in kept:
@@ -151,7 +156,7 @@ def write_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[Path]:
     root = Path(root)
     sources = with_benchmarks(root, runs)
     texts = {page: pages.text(made(root, page, one, sources)) for page, one in pages.templates(root).items()}
-    changed = [page for page, text in texts.items() if not page.exists() or page.read_text() != text]
+    changed = [page for page, text in texts.items() if not page.exists() or page.read_bytes() != text.encode()]
     for page in changed:
         _write(page, texts[page])
     return changed
@@ -161,14 +166,15 @@ def write_reports(runs: dict[str, KeptRun], place: str | Path, out: str | Path) 
     """A run folder of every kept run, `out`/<its name>: what was kept, and a report of it; returns the reports.
 
     A report has the tables of the kept rows, the verdict by today's rules and the kept figures.
-    Raises ValueError, before the first is written, where one of the folders exists, or lies among the kept runs.
+    Raises ValueError, before the first is written, where one would lie where something is, or among the kept runs.
     """
     if Path(place).resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
         raise ValueError(f"{out} lies among the kept runs: name another folder for the reports")
     folders_of = {name: Path(out) / name for name in runs}
     for folder in folders_of.values():
-        if folder.exists():
-            raise ValueError(f"{folder} exists: name another folder for the reports, or remove it first")
+        above = [path for path in folder.parents if os.path.lexists(path) and not path.is_dir()]
+        if above or os.path.lexists(folder):
+            raise ValueError(f"{[*above, folder][0]} exists: name another folder for the reports, or remove it first")
     for name, folder in folders_of.items():
         run = runs[name]
         shutil.copytree(Path(place) / name, folder)
@@ -193,10 +199,18 @@ def load(folder: str | Path, name: str, take: bool = False) -> KeptRun:
     for file in FILES:
         if not (folder / file).exists():
             raise ValueError(f"{file} is missing")
-    entries = verdict_file.read(folder)
+    entries = _entries(folder)
     if name.split("/")[:-1] != [entries["script"].removeprefix("run_"), entries["experiment"]]:
         raise ValueError(f"its verdict is on {entries['experiment']} of {entries['script']}: it lies in a wrong folder")
     return _judge_again(folder, name, entries, take)
+
+
+def _entries(folder):
+    """Of its verdict.json; ValueError where it lacks what judging again needs."""
+    entries = verdict_file.read(folder)
+    if missing := [entry for entry in NEEDED if entry not in entries]:
+        raise ValueError(f"{verdict_file.NAME} lacks {', '.join(missing)}")
+    return entries
 
 
 def _judge_again(folder, name, entries, take):
@@ -331,7 +345,7 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
     if not NAME.fullmatch(name):
         raise ValueError(f"a name has letters, digits, and . _ -, got {name!r}")
     try:
-        entries = verdict_file.read(run_folder)
+        entries = _entries(run_folder)
     except FileNotFoundError as error:
         raise ValueError(
             f"{run_folder} has no {verdict_file.NAME}: give the run's command again (it computes nothing twice)"
@@ -347,8 +361,8 @@ def add(run_folder: str | Path, place: str | Path, name: str = "default", figure
         run = load(target, target.relative_to(place).as_posix())
         _copy_figures(figures, target, run)
         return run
+    target.mkdir(parents=True)  # outside of `try`, which removes what it has made
     try:
-        target.mkdir(parents=True)
         _copy(run_folder, target, entries)
         run = load(target, target.relative_to(place).as_posix())
         changed = changes(run)

@@ -54,6 +54,14 @@ def only_one(path: str | Path) -> Iterator[None]:
         stream.close()
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file; ValueError, in one line that names it, if it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+
+
 def plain(value: Any) -> Any:
     """JSON form of a number or container: NumPy types as Python's, non-finite numbers as null."""
     if isinstance(value, dict):

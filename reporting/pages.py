@@ -43,7 +43,7 @@ from typing import Any
 from analysis.statistics import t_interval
 from judging.decision import format_seconds
 from judging.wording import field_text
-from reporting import tables
+from reporting import files, tables
 from reporting.benchmarks import Benchmark
 
 TEMPLATES = Path("docs") / "templates"
@@ -79,7 +79,7 @@ def templates(root: str | Path) -> dict[Path, Path]:
 def quoted(template: str | Path) -> set[str]:
     """The names of the runs that a template quotes."""
     names, used = set(), None
-    for place in PLACE.findall(Path(template).read_text()):
+    for place in PLACE.findall(files.read_text(template)):
         if place.startswith("use "):
             used = place.removeprefix("use ").strip()
         else:
@@ -102,7 +102,7 @@ def make(template: str | Path, runs: dict, title: str | None = None) -> list[Lin
     title: what the page's first line calls the template.
     """
     made, used = [Line(NOTE.format(title or template))], None
-    for number, line in enumerate(Path(template).read_text().splitlines(), 1):
+    for number, line in enumerate(files.read_text(template).splitlines(), 1):
         if line.startswith("{{use ") and line.endswith("}}"):
             used = line[len("{{use ") : -2].strip()
             continue
@@ -115,6 +115,8 @@ def make(template: str | Path, runs: dict, title: str | None = None) -> list[Lin
             return value(found[0], what) if len(found) == 1 else duration(found)
 
         try:
+            if braces := re.search(r"\{\{|\}\}", PLACE.sub("", line)):
+                raise PageError(f"{braces[0]} opens or closes nothing")
             text = PLACE.sub(fill, line)
         except PageError as error:
             raise PageError(f"{title or template}, line {number}: {error}") from error
@@ -130,7 +132,8 @@ def stale(page: Path, lines: list[Line], title: str) -> list[str]:
     """[one line for each line of a page that is not what its template and the kept runs make]."""
     if not page.exists():
         return [f"{title}: is missing"]
-    there, problems = page.read_text().splitlines(), []
+    content, problems = page.read_bytes(), []
+    there = content.decode(errors="replace").splitlines()
     matcher = difflib.SequenceMatcher(None, there, [line.text for line in lines], autojunk=False)
     for kind, low, high, first, last in matcher.get_opcodes():
         if kind != "equal":
@@ -138,6 +141,8 @@ def stale(page: Path, lines: list[Line], title: str) -> list[str]:
             names = ", ".join(dict.fromkeys(name for line in made for name in line.runs)) or "no run: a sentence"
             before, now = ("\n".join(part) for part in (there[low:high], [line.text for line in made]))
             problems.append(f"{title}, line {low + 1} ({names}): {_apart(before, now)}")
+    if not problems and content != text(lines).encode():
+        problems.append(f"{title}: its lines end otherwise than `make pages` writes them")
     return problems
 
 
@@ -195,8 +200,10 @@ def _of_benchmark(benchmark, what):
         if kind == "cell" and columns:
             column, pairs = columns[0], [part.partition("=")[::2] for part in columns[1:]]
             table = benchmark.table(column, *(name for name, _ in pairs))
-            (cell,) = table.loc[[all(row[name] == said for name, said in pairs) for _, row in table.iterrows()], column]
-            return cell
+            cells = table.loc[[all(row[name] == said for name, said in pairs) for _, row in table.iterrows()], column]
+            if len(cells) != 1:
+                raise ValueError(f"{len(cells)} of its rows are so, one is needed")
+            return cells.item()
     except ValueError as error:
         raise PageError(f"benchmark {benchmark.name} has no {what!r}: {error}") from error
     raise PageError(f"{what!r} means nothing: there are {', '.join(benchmark.facts)}, table COLUMNS, cell COLUMN; A=B")

@@ -56,6 +56,9 @@ def installed_versions() -> dict[str, str]:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, check=True)
         result["git"] = revision.stdout.decode().strip()
+        status = ["git", "status", "--porcelain", "--untracked-files=no", "--", "*.py"]
+        if subprocess.run(status, cwd=here.parent, capture_output=True, check=True).stdout:
+            result["git"] += " with changes"
     return result
 
 

@@ -69,6 +69,12 @@ def test_the_script_says_what_it_found(tmp_path):
     (tmp_path / "page.md").mkdir()  # what the system refuses ends in one line, too
     said = script(f"--root={tmp_path}")
     assert said.returncode == 1 and said.stderr.startswith("error: ") and len(said.stderr.splitlines()) == 1
+    kept = tmp_path / evidence.PLACE / "ntk" / "drift" / "default"
+    kept.mkdir(parents=True)
+    (kept / "flags.cfg").write_text("")
+    said = script(f"--root={tmp_path}", "--write")  # with the cause, and no page of what is damaged
+    assert said.stdout == "quoted by no page: ntk/drift/default: results.csv is missing\n" and said.returncode == 1
+    assert said.stderr == "error: the kept runs are not in order, so no page was written\n"
 
 
 @pytest.mark.parametrize("arguments, said", [

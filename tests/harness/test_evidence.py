@@ -121,6 +121,12 @@ def test_a_page_follows_from_kept_benchmarks_too(project):
     (place / "speed.txt").write_text((place / "speed.txt").read_text().replace("1.5", "1.6"))
     (problem,) = evidence.check(project)[0]
     assert problem.startswith("docs/speed.md, line 2 (benchmark speed): has")
+    page = project / "docs/gains.md"
+    page.write_bytes(page.read_bytes().replace(b"\n", b"\r\n"))
+    assert "docs/gains.md: its lines end otherwise than `make pages` writes them" in evidence.check(project)[0]
+    (place / "speed.txt").write_text("x")
+    line, other = evidence.check(project)[0]  # and no word on the page that cannot be made
+    assert line.startswith("docs/speed.md: benchmark speed: ") and "does not begin with" in line and "gains" in other
 
 
 # -- what is kept
@@ -150,6 +156,9 @@ def test_a_report_of_a_kept_run_says_what_was_kept(project):
     with pytest.raises(ValueError, match="exists: name another folder"):
         evidence.write_reports(runs, place, out)
     assert path.read_bytes() == before
+    (project / "file").write_text("")
+    with pytest.raises(ValueError, match="file exists: name another folder"):
+        evidence.write_reports(runs, place, project / "file")
     with pytest.raises(ValueError, match="lies among the kept runs"):  # where it would be taken for one
         evidence.write_reports(runs, place, place / "reports")
 
@@ -160,6 +169,24 @@ def test_only_small_text_is_kept_and_no_place_of_a_machine(project):
     for path in folder.iterdir():
         assert str(project) not in path.read_text()
     assert not re.search("out_dir|data_dir", (folder / "flags.cfg").read_text())
+
+
+@pytest.mark.parametrize("name", ["..", ".", "-x", "", "a/b"])
+def test_a_name_is_no_path(project, name):
+    """With `..` a failure would have removed what was kept beside it."""
+    (project / "evidence/fake/gain/default").rename(project / "evidence/fake/other")
+    with pytest.raises(ValueError, match="a name has letters, digits"):
+        evidence.add(project / "results/fake/gain", project / "evidence", name)
+    assert (project / "evidence/fake/other/results.csv").exists()
+
+
+def test_a_verdict_that_lacks_an_entry_is_refused_in_one_line(project):
+    folder = project / "results/fake/gain"
+    content = json.loads((folder / "verdict.json").read_text())
+    verdict_file.write_content(folder, {k: v for k, v in content.items() if k not in ("sha256", "files", "chances")})
+    with pytest.raises(ValueError, match=r"verdict\.json lacks chances"):
+        evidence.add(folder, project / "evidence", "other")
+    assert not (project / "evidence/fake/gain/other").exists()
 
 
 def test_figures_of_pages_lie_beside_their_run_and_no_others_do(project):

@@ -210,13 +210,20 @@ def test_what_a_placeholder_of_a_benchmark_stands_for(what, said):
     ("cell", "means nothing"),
     ("table speed", "no table of it has speed"),
     ("cell fit; kind=x", "no table of it has fit, kind"),
-    ("cell fit; case=c", "values to unpack"),  # no such row
-    ("cell peak; case=a", "values to unpack"),  # two of them
+    ("cell fit; case=c", "0 of its rows are so, one is needed"),  # no such row
+    ("cell peak; case=a", "2 of its rows are so, one is needed"),
 ])  # fmt: skip
 def test_what_a_benchmark_does_not_have_is_an_error(what, said):
     with pytest.raises(pages.PageError, match=said) as error:
         pages.value(BENCHMARK, what)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["on {{benchmark speed: date}", "on {benchmark speed: date}}", "{{date"])
+def test_braces_that_open_or_close_nothing_are_an_error(tmp_path, line):
+    (tmp_path / "page.md").write_text(f"first\n{line}\n")
+    with pytest.raises(pages.PageError, match=r"page\.md, line 2: .. opens or closes nothing"):
+        pages.make(tmp_path / "page.md", {"benchmark speed": BENCHMARK})
 
 
 def test_a_page_quotes_a_benchmark_by_its_name(tmp_path):
