@@ -147,7 +147,7 @@ def main():
                 throughput(workers, number)
         return
     least = None
-    head("configs", "seconds", "of the driver", "MiB", "ms more a config", "KiB more a config")
+    head("configs", "seconds", "processor seconds of the driver", "MiB", "ms more a config", "KiB more a config")
     for number in sorted(arguments.configs or [10, 1000, 10000]):
         code = f"from benchmarks.grid import driver; driver({number}, {max(2, *arguments.workers)})"
         # A process each, as memory is that of a process.

@@ -39,7 +39,7 @@ from training import data as training_data
 ROOT = Path(__file__).parents[1]
 CHOOSE = "choose"  # the value of an absent flag: the defaults of docs/clusters.md
 START = 15  # seconds that Ray and TensorFlow need until the first config of a worker begins, about
-MANY = 230  # configs that are worth that start to two workers however short they are: the shortest take 0.133 seconds
+MANY = 230  # configs that are worth that start to two workers however short they are: the shortest take 0.13 s
 SHORT = 5  # seconds of a run's first config, which traces for all of its architecture, that say little of the next
 WIDE = {"mlp": 512}  # widest layer of networks that have by default one thread, by model; all others have all cores
 WIDE_ON_DIGITS = {"mlp": 1024, "convnet": 8}  # of 8x8 pixels, where a second thread brings little
