@@ -36,7 +36,10 @@ PLACE = "evidence"
 FIGURES = "figures"
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 FILES = ("flags.cfg", "results.csv", trial.FILE, verdict_file.NAME)
-NEEDED = ("script", "experiment", "verdict", "seeds", "configs", "chances", "failed", "taken", "versions", "date")
+NEEDED = (
+    "script", "experiment", "verdict", "seeds", "configs", "chances", "failed", "taken", "versions", "machine",
+    "seconds", "date",
+)  # fmt: skip
 NAME = re.compile(r"\w[\w.-]*")  # and not `..`
 PRIVATE = ("out_dir", "data_dir")  # flags that say where things lay on somebody's machine
 ALL = math.inf  # images of a whole data set, which are so many that only the margin limits what counts as guessed
@@ -82,8 +85,7 @@ def check_runs(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
     root, runs, problems = Path(root), {}, []
     quotes = quoted_by(root)
     for name, folder in folders(root / PLACE).items():
-        titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if name in names]
-        where = f"{', '.join(titles) or 'quoted by no page'}: {name}"
+        where = _place(root, quotes, name)
         try:
             runs[name] = load(folder, name)
         except ValueError as error:
@@ -91,6 +93,12 @@ def check_runs(root: str | Path) -> tuple[list[str], dict[str, KeptRun]]:
         else:
             problems += [f"{where}: {line}" for line in changes(runs[name])]
     return problems, runs
+
+
+def _place(root, quotes, name):
+    """`docs/speed.md, README.md: ntk/drift/default`: the pages that quote a run or benchmark, and it."""
+    titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if name in names]
+    return f"{', '.join(titles) or 'quoted by no page'}: {name}"
 
 
 def quoted_by(root: Path) -> dict[Path, set[str]]:
@@ -104,26 +112,29 @@ def check_pages(root: str | Path, runs: dict[str, KeptRun]) -> list[str]:
     runs: of `check_runs`; pages that quote others are left out, as it has told what is wrong with these.
     """
     root, problems = Path(root), []
-    places, quotes = folders(root / PLACE), quoted_by(root)
-    sources, templates, lost = with_benchmarks(root, runs), pages.templates(root), places.keys() - runs.keys()
-    for name, problem in benchmarks.load(root)[1].items():
-        lost |= {f"benchmark {name}"}
-        titles = [page.relative_to(root).as_posix() for page, names in quotes.items() if f"benchmark {name}" in names]
-        problems.append(f"{', '.join(titles) or 'quoted by no page'}: benchmark {name}: {problem}")
+    places, quotes, templates = folders(root / PLACE), quoted_by(root), pages.templates(root)
+    kept, damaged = (_named(found) for found in benchmarks.load(root))
+    sources, lost = {**runs, **kept}, (places.keys() - runs.keys()) | damaged.keys()
+    problems += [f"{_place(root, quotes, name)}: {problem}" for name, problem in damaged.items()]
     for page, template in templates.items():
         if not quotes[page] & lost:
             try:
                 problems += pages.stale(page, made(root, page, template, sources), page.relative_to(root).as_posix())
             except pages.PageError as error:
                 problems.append(str(error))
-    unquoted = (sources.keys() - runs.keys()).difference(*quotes.values())
+    unquoted = kept.keys() - set().union(*quotes.values())
     problems += [f"quoted by no page: {name}" for name in sorted(unquoted)]
     return problems + check_figures(root, templates, places.values())
 
 
 def with_benchmarks(root: Path, runs: dict[str, KeptRun]) -> dict:
     """{name: KeptRun, or Benchmark} of all that a page may quote; of training.txt the name is `benchmark training`."""
-    return {**runs, **{f"benchmark {name}": found for name, found in benchmarks.load(root)[0].items()}}
+    return {**runs, **_named(benchmarks.load(root)[0])}
+
+
+def _named(found):
+    """{what templates call a benchmark: its value} of {name: value}."""
+    return {f"benchmark {name}": value for name, value in found.items()}
 
 
 def check_figures(root: Path, templates: dict[Path, Path], places: Iterable[Path]) -> list[str]:
@@ -206,7 +217,7 @@ def load(folder: str | Path, name: str, take: bool = False) -> KeptRun:
 
 
 def _entries(folder):
-    """Of its verdict.json; ValueError where it lacks what judging again needs."""
+    """Of its verdict.json; ValueError where it lacks what judging again, pages and reports need."""
     entries = verdict_file.read(folder)
     if missing := [entry for entry in NEEDED if entry not in entries]:
         raise ValueError(f"{verdict_file.NAME} lacks {', '.join(missing)}")

@@ -12,8 +12,6 @@ import pandas as pd
 from reporting import files
 
 FACTS = ("command", "date", "versions", "machine", "load")
-
-
 NAME = re.compile(r"[\w-]+")  # what a template can ask for
 DASHES = re.compile(r":?-+:?")
 

@@ -44,11 +44,11 @@ from analysis.statistics import t_interval
 from judging.decision import format_seconds
 from judging.wording import field_text
 from reporting import files, tables
-from reporting.benchmarks import Benchmark
+from reporting.benchmarks import NAME, Benchmark
 
 TEMPLATES = Path("docs") / "templates"
 PLACE = re.compile(r"\{\{(.*?)\}\}")
-RUN = re.compile(r"([\w-]+/[\w-]+/[\w.-]+|benchmark [\w-]+):\s*(.*)")
+RUN = re.compile(rf"([\w-]+/[\w-]+/[\w.-]+|benchmark {NAME.pattern}):\s*(.*)")
 TOGETHER = re.compile(r"duration of (.+)")
 NUMBER = re.compile(r"[+-]?\d[\d.e+-]* \[[^\]]*\]")
 PLAIN = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
