@@ -135,13 +135,16 @@ def bootstrap_granulated(
         return np.full((2, agrees.shape[1]), np.nan)
     blocks = rng.multinomial(len(pairs.blocks), np.full(len(pairs.blocks), 1 / len(pairs.blocks)), draws)
     settings = rng.multinomial(cells, np.full(cells, 1 / cells), draws)
-    weights = pairs.share * blocks[:, pairs.block]
-    weights = weights * settings[:, cell[pairs.first]] * settings[:, cell[pairs.second]]  # [draws, m]
+    blocks, settings = (np.ascontiguousarray(drawn.T, float) for drawn in (blocks, settings))  # rows are picked fast
+    counts = blocks[pairs.block]  # [m, draws]: how often a pair is drawn
+    counts *= settings[cell[pairs.first]]
+    counts *= settings[cell[pairs.second]]
     total, axes = np.zeros((draws, agrees.shape[1])), np.zeros((draws, 1))
     for axis in range(len(pairs.axes)):
-        part = weights[:, pairs.axis == axis]
-        whole = part.sum(axis=1, keepdims=True)
-        total += (part @ agrees[pairs.axis == axis]) / np.where(whole > 0, whole, 1)
+        inside = pairs.axis == axis
+        part, share = counts[inside].T, pairs.share[inside, None]
+        whole = part @ share
+        total += (part @ (share * agrees[inside])) / np.where(whole > 0, whole, 1)
         axes += whole > 0
     found = (total / np.maximum(axes, 1))[axes[:, 0] > 0]
     return np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)

@@ -80,6 +80,17 @@ def share(key, groups, kind, effect, seeds, replications):
     return float(np.mean([outcome == scenario.outcome for outcome in said]))
 
 
+def reaches(level, key, groups, kind, effect, seeds, replications):
+    """Is a share at least `level`?  As `share` finds it, without the replications that can't change the answer."""
+    experiment, scenario, table, rng = prepare(key, groups, kind, effect, seeds)
+    said = 0
+    for left in range(replications, 0, -1):
+        if said / replications >= level or (said + left) / replications < level:
+            break
+        said += judge(experiment, scenario, table, effect, kind, rng) == scenario.outcome
+    return said / replications >= level
+
+
 def sequential(key, groups, kind, effect, sizes, replications):
     """(share, mean seeds used) of trials that are looked at after `sizes` numbers of seeds."""
     experiment, scenario, table, rng = prepare(key, groups, kind, effect, sizes[-1])
@@ -120,7 +131,7 @@ def measure(job):
     if what == "seeds for 80 %":
         enough = [n for n in SEEDS if n >= MIN_SEEDS]
         found = bisect.bisect_left(
-            enough, True, key=lambda n: share(key, groups, kind, effect, n, replications) >= POWER
+            enough, True, key=lambda n: reaches(POWER, key, groups, kind, effect, n, replications)
         )
         return {what: float(enough[found]) if found < len(enough) else np.nan}
     if what in ("wrong", "stress", "power"):

@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.statistics import PairedDifference, paired_difference
 from judging.looks import ERROR, Look
-from judging.wording import field_label, field_text, is_missing, short_name
+from judging.wording import field_label, field_text, field_texts, is_missing, short_name
 from models import NetworkConfig, default_width
 
 REPLICATE = "seed"
@@ -59,8 +59,7 @@ class Group:
 
     def keys(self, *fields: str) -> list[tuple]:
         """[values of the fields] of every row, a tuple each; what is missing is None."""
-        rows = zip(*(self.rows[name] for name in fields))
-        return [tuple(None if is_missing(value) else value for value in values) for values in rows]
+        return list(zip(*(_none_where_missing(self.rows[name].tolist()) for name in fields)))
 
     def split(self, *fields: str) -> dict[Any, pd.DataFrame]:
         """{values of the fields: rows} in the table's order; one field's values are the keys themselves."""
@@ -109,7 +108,7 @@ class Results:
         compared = {*(self.apart if apart is None else apart), REPLICATE}
         fields = [name for name in self.fields if name in self.table and name not in compared]
         table = _by_family(self.table) if "width" in compared and "family" in self.table else self.table
-        texts = [_texts(table[name].tolist()) for name in fields]
+        texts = [field_texts(table[name].tolist()) for name in fields]
         positions = {}
         for position, key in enumerate(zip(*texts) if fields else [()] * len(self.table)):
             positions.setdefault(key, []).append(position)
@@ -148,10 +147,10 @@ def _by_family(table):
     return table.assign(model=table["family"].where(table["family"].isin(trends), table["model"]))
 
 
-def _texts(column):
-    """Every value of a column as text; most fields of a grid have few values, so each is put into words once."""
-    known = {value: field_text(value) for value in set(column)}
-    return [known[value] for value in column]
+def _none_where_missing(column):
+    """The values of a column, None for those that are missing."""
+    missing = {value for value in set(column) if is_missing(value)}
+    return [None if value in missing else value for value in column]
 
 
 def _labels(rows, fields, varying):
@@ -206,6 +205,9 @@ def positive(rows: pd.DataFrame, column: str) -> np.ndarray:
 
 def paired_by_seed(a: pd.DataFrame, b: pd.DataFrame, column: str, level: float = 0.95) -> PairedDifference:
     """statistics.paired_difference of a column of two tables, a - b, over the seeds that both have."""
-    a, b = (dict(zip(rows[REPLICATE].tolist(), rows.get(column, [np.nan] * len(rows)))) for rows in (a, b))
+    a, b = (
+        dict(zip(rows[REPLICATE].tolist(), rows[column].tolist() if column in rows else [np.nan] * len(rows)))
+        for rows in (a, b)
+    )
     shared = [seed for seed in a if seed in b]
     return paired_difference([a[seed] for seed in shared], [b[seed] for seed in shared], level=level)

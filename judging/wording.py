@@ -48,6 +48,12 @@ def field_text(value: Any) -> str:
     return str(value)
 
 
+def field_texts(column: list) -> list[str]:
+    """`field_text` of every value of a column; most fields of a grid have few values, so each is worded once."""
+    known = {value: field_text(value) for value in set(column)}
+    return [known[value] for value in column]
+
+
 def field_label(name: str, value: Any) -> str:
     """`learning rate 0.1`, `no skip`, `digits`: one field of a config in a legend or a sentence."""
     if name in FIELD_WORDS:

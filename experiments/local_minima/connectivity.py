@@ -329,17 +329,19 @@ def find_group(group: Group, results: Results) -> Iterator[Finding]:
         )
 
 
-def fitted(rows: pd.DataFrame) -> pd.Series:
-    """Which pairs are at minima: both networks fit the training set."""
-    return np.fmin(rows["first/train/accuracy"], rows["second/train/accuracy"]) >= FITTED
+def fitted(rows: pd.DataFrame) -> np.ndarray:
+    """Which pairs are at minima, [pairs]: both networks fit the training set."""
+    first, second = (rows[f"{name}/train/accuracy"].to_numpy(float) for name in ("first", "second"))
+    return np.fmin(first, second) >= FITTED
 
 
 def fitted_trend(widths: dict[int | None, pd.DataFrame], column: str, level: float) -> Trend:
     """statistics.Trend of a barrier's log2 with width, over the widths whose pairs are all at minima."""
     tables = {width: rows for width, rows in widths.items() if width and fitted(rows).all()}
     levels = [width for width, rows in tables.items() for _ in range(len(rows))]
-    values = [value for rows in tables.values() for value in np.log2(np.maximum(rows[column], LOWEST))]
-    return monotone_trend(levels, values, [seed for rows in tables.values() for seed in rows["seed"]], level)
+    values = [value for rows in tables.values() for value in rows[column].tolist()]
+    seeds = [seed for rows in tables.values() for seed in rows["seed"].tolist()]
+    return monotone_trend(levels, np.log2(np.maximum(values, LOWEST)), seeds, level)
 
 
 def describe_certified(table: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ from harness.experiment import Experiment, evaluation_columns, seed_field
 from judging.decision import Finding, Statement, above, below, decide
 from judging.results import Group, Results
 from judging.verdict import Claim, Verdict
-from judging.wording import field_text, format_interval
+from judging.wording import field_text, field_texts, format_interval
 from models import NetworkConfig
 from reporting import figures as plots
 from reporting.run_folder import Run
@@ -184,7 +184,7 @@ def agreement_of(group: Group) -> Agreement | None:
     rows = group.rows.assign(width=group.widths)
     rows = rows[rows[needed].notna().all(axis=1)].sort_values("seed", kind="stable")
     axes = [name for name in AXES if name in rows]
-    settings = list(zip(*([field_text(value) for value in rows[name].tolist()] for name in axes)))
+    settings = list(zip(*(field_texts(rows[name].tolist()) for name in axes)))
     seeds = rows["seed"].tolist()
     # A width that is given may be the model's default, too: each setting of a seed once.
     kept = list({key: position for position, key in reversed(list(enumerate(zip(seeds, settings))))}.values())[::-1]

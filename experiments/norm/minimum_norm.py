@@ -233,7 +233,7 @@ def measure(config: Config, data: Data, run: Run) -> dict[str, object]:
     }
 
 
-def kernel_name(row: pd.Series) -> str:
+def kernel_name(row: dict) -> str:
     """`linear`, `Gaussian 0.3`, `NTK (mlp, depth 2, width 256)`: the kernel of a row with all that decides it."""
     if row["kernel"] in ("gaussian", "laplace"):
         return f"{'Gaussian' if row['kernel'] == 'gaussian' else 'Laplacian'} {field_text(row['bandwidth'])}"
@@ -252,12 +252,14 @@ def name_kernels(group: Group) -> pd.Series:
     """The name of each row's kernel. Networks of one name are one network (width none, and the width that it means),
     and the rows of the first alone are named.
     """
-    keys = group.keys(*(name for name in KERNEL_FIELDS if name in group.rows))
-    names, owners = {}, {}
+    fields = [name for name in KERNEL_FIELDS if name in group.rows]
+    keys = group.keys(*fields)
+    firsts, names, owners = {}, {}, {}
     for position, key in enumerate(keys):
-        if key not in names:
-            names[key] = kernel_name(group.rows.iloc[position])
-            owners.setdefault(names[key], key)
+        firsts.setdefault(key, position)
+    for key, row in zip(firsts, group.rows[fields].iloc[list(firsts.values())].to_dict("records")):
+        names[key] = kernel_name(row)
+        owners.setdefault(names[key], key)
     named = [owners[names[key]] == key for key in keys]
     return pd.Series([names[key] for key in keys], group.rows.index)[named]
 
@@ -267,7 +269,7 @@ def over_kernels(rows: pd.DataFrame) -> tuple[dict[str, np.ndarray], np.ndarray,
     true = rows[rows["label_noise"] == 0]
     logs = pd.DataFrame({name: np.log(true[name]) if name in true else np.nan for name in NORMS}, true.index)
     logs["error"] = np.log(true["test/error"].clip(lower=SMALLEST_ERROR))
-    means = logs.groupby(true["name"], sort=False).mean()
+    means = logs.assign(name=true["name"]).groupby("name", sort=False).mean()
     return {name: means[name].to_numpy() for name in NORMS}, means["error"].to_numpy(), true["seed"].nunique()
 
 

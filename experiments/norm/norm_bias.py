@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -201,9 +202,11 @@ def compare(group: Group, margin: float, confidence: float) -> Finding:
     rows = {key: with_log_norm(part) for key, part in settings.items()}
     (plain,) = none
 
+    @cache
     def gain(a, b):
         return paired_by_seed(rows[a], rows[b], "test/accuracy", confidence)
 
+    @cache
     def growth(a, b):
         return paired_by_seed(rows[a], rows[b], "norm/log10", confidence)
 
