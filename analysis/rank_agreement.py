@@ -147,4 +147,5 @@ def bootstrap_granulated(
         total += (part @ (share * agrees[inside])) / np.where(whole > 0, whole, 1)
         axes += whole > 0
     found = (total / np.maximum(axes, 1))[axes[:, 0] > 0]
-    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    limits = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.round(limits, 12) + 0.0  # a sum of thirds that cancel is 0, and no -1e-18

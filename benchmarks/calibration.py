@@ -332,7 +332,7 @@ def write(kept, docs=DOCS):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("replications", 2000, "tables for each share")
+    flags.DEFINE_integer("replications", 2000, "tables for each share", lower_bound=1)
     flags.DEFINE_integer("workers", os.cpu_count(), "processes")
     flags.DEFINE_bool("unclear", False, "only cells whose tables so far leave open whether the share exceeds 5 %")
     flags.DEFINE_bool("write", False, "put the file's tables into docs/, and simulate nothing")

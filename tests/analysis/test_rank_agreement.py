@@ -109,3 +109,18 @@ def test_the_bootstrap_covers_the_truth():
     assert np.mean(covered) >= 0.88
     perfect = agreement(pairs, np.arange(96.0)[:, None], np.arange(96.0))
     np.testing.assert_allclose(bootstrap_granulated(pairs, perfect, cell, draws=50), 1)
+
+
+def test_limits_of_the_bootstrap_whose_thirds_cancel_are_zero():
+    """Their rounding errors, of either sign, would be written into verdicts as limits."""
+    ends = []
+    for seed in range(60, 140):
+        rng = np.random.default_rng(seed)
+        cells, blocks = grid(seeds=6, a=[1, 2, 3], b=[1, 2])
+        pairs, cell = single_changes(cells, blocks), np.tile(np.arange(6), 6)
+        base = np.array(cells["a"]) + 0.7 * np.array(cells["b"])
+        gap = np.round(0.03 * base + 0.02 * rng.standard_normal(36), 3)
+        measure = base + 0.6 * rng.standard_normal(36)
+        ends += list(bootstrap_granulated(pairs, agreement(pairs, measure[:, None], gap), cell, draws=400)[:, 0])
+    ends = np.array(ends)
+    assert (ends == 0).any() and not (np.abs(ends[ends != 0]) < 1e-9).any() and not np.signbit(ends[ends == 0]).any()
