@@ -254,7 +254,7 @@ def by_experiment(kept):
     means = [percent(found["share"].mean()) for found in columns.values()]
     lines.append(f"| mean | | {' | '.join(means)} |")
     tables = [sorted(set(found["replications"])) for found in columns.values()]
-    lines.append(f"| tables an edge | | {' | '.join(' to '.join(map(str, ends([*n]))) for n in tables)} |")
+    lines.append(f"| tables an edge | | {' | '.join(map(span, tables))} |")
     errors = [[100 * monte_carlo_error(ERROR / 2, n) for n in reversed(ends(several))] for several in tables]
     lines.append(f"| Monte Carlo error at 2.5 % | | {' | '.join(' to '.join(f'{e:.1f}' for e in n) for n in errors)} |")
     return "\n".join([summary(kept), "", *lines])
@@ -294,8 +294,8 @@ def by_edge(kept):
 
 def tables_of(kept):
     """`Tables a cell: 2000 for wrong, 200 to 2000 for power ..`, with the largest Monte Carlo error of a power."""
-    found = {what: ends(sorted(set(rows["replications"]))) for what, rows in kept.groupby("what", sort=False)}
-    counts = ", ".join(f'{" to ".join(map(str, several))} for "{what}"' for what, several in found.items())
+    found = {what: sorted(set(rows["replications"])) for what, rows in kept.groupby("what", sort=False)}
+    counts = ", ".join(f'{span(several)} for "{what}"' for what, several in found.items())
     counts = counts.replace('"stress"', '"skewed and uneven"')
     power = kept[kept["what"].str.startswith("power")]
     error = monte_carlo_error(power["share"], power["replications"]).max()
@@ -306,6 +306,11 @@ def tables_of(kept):
 def ends(values):
     """The first and the last of some values, or the only one."""
     return values if len(values) < 2 else [values[0], values[-1]]
+
+
+def span(counts):
+    """`200 to 2000` of ascending counts; `2000` of one."""
+    return " to ".join(map(str, ends(counts)))
 
 
 def slashes(texts):
